@@ -1,0 +1,411 @@
+"""Every setting of rayrl, typed and documented. The string under a field is its documentation: `rayrl plan --explain KEY` prints it.
+
+Plain dataclasses that OmegaConf reads as structured configs; no torch, no ray. Cross-field rules live in `config/checks.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class RunConfig:
+    name: str = "run"
+    """Name of the run; also the name of its folder and of its wandb run."""
+    dir: str = "runs/${run.name}"
+    """Run folder: config, metrics, rollouts, checkpoints, spans, logs."""
+    seed: int = 0
+    """Seed of everything that draws: prompt order, sampling, initialisation."""
+    steps: int = 100
+    """Learner steps to reach. A run that ends earlier exits non-zero."""
+    deterministic: bool = False
+    """Bit-reproducible on CPU in synchronous mode: one torch thread per learner rank, ordered batches."""
+
+
+@dataclass
+class ModelConfig:
+    path: str = MISSING
+    """Folder or hub name of a Hugging Face causal language model: the initial policy."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer; null takes it from the model."""
+    dtype: str = "bfloat16"
+    """Compute type of the learner and of the engines: bfloat16 or float32."""
+    max_length: int = 512
+    """Context limit in tokens: prompt and all turns."""
+    trust_remote_code: bool = False
+    """Run code that ships with the checkpoint. Off unless you trust its author."""
+
+
+@dataclass
+class DataConfig:
+    source: str = MISSING
+    """Where prompts come from: a .jsonl or .parquet file, a Hugging Face dataset name or folder, or `task:NAME` for a generated task."""
+    split: str = "train"
+    """Split of a Hugging Face dataset."""
+    eval_source: str | None = None
+    """Held-out prompts, same forms as `source`; null cuts `eval_size` rows off the training source."""
+    eval_split: str = "test"
+    """Split of `eval_source`."""
+    eval_size: int = 256
+    """Held-out prompts used by an evaluation."""
+    prompt_field: str = "prompt"
+    """Field with the question: a string, or a list of {role, content} messages."""
+    answer_field: str | None = "answer"
+    """Field with the ground truth; null where there is none."""
+    answer_pattern: str | None = None
+    """Regular expression whose first group is cut out of the answer field (GSM8K: `#### (.*)`)."""
+    task_field: str | None = None
+    """Field that names the task of a row; null calls every row `default`."""
+    system_prompt: str | None = None
+    """System message put before every prompt that is a string."""
+    chat_template: bool = True
+    """Render with the tokenizer's chat template where it has one; false feeds the raw string."""
+    shuffle: bool = True
+    """New order every epoch, from `run.seed`."""
+    max_prompt_length: int = 256
+    """Longest prompt in tokens; longer rows are refused at loading time or skipped, see `too_long`."""
+    too_long: str = "error"
+    """What to do with longer rows: error or skip (counted)."""
+    task_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of a generated task."""
+
+
+@dataclass
+class SamplingConfig:
+    max_tokens: int = 64
+    """Most tokens of one completion (one turn)."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus sampling; 1 is off."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 is off."""
+    min_p: float = 0.0
+    """Drop tokens less likely than min_p times the most likely; 0 is off."""
+    stop: list[str] = field(default_factory=list)
+    """Stop strings, kept in the completion."""
+    ignore_eos: bool = False
+    """Sample on to max_tokens (benchmarks)."""
+
+
+@dataclass
+class RolloutConfig:
+    engine: str = "auto"
+    """vllm, torch, fake, or auto (vllm where it runs, else torch with a line that says why)."""
+    num_engines: int = 1
+    """Rollout actors."""
+    tensor_parallel: int = 1
+    """GPUs per engine."""
+    gpu_memory_utilization: float = 0.85
+    """Share of a GPU's memory that vLLM may take."""
+    kv_cache_gib: float = 1.0
+    """Key/value cache of a CPU engine in GiB."""
+    max_running: int = 256
+    """Sequences that one engine runs at once."""
+    prefix_caching: bool = True
+    """Share key/value blocks of common prefixes; never across weight versions."""
+    enforce_eager: bool = True
+    """No graph capture: quick start. Set false on GPUs."""
+    cpu_threads: int = 1
+    """torch threads of a CPU engine."""
+    max_turns: int = 1
+    """Most policy turns of one episode."""
+    env: str | None = None
+    """Multi-turn environment by registry name or `module:Class`; null is single-turn."""
+    env_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment."""
+    length_limits: str | None = None
+    """JSONL file with one list of n token limits per prompt ordinal (benchmarks with forced lengths)."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass
+class RewardComponent:
+    verifier: str = MISSING
+    """Registry name or `module:function` of a verifier."""
+    weight: float = 1.0
+    """Factor in the weighted sum."""
+    tasks: list[str] | None = None
+    """Tasks it applies to (0 elsewhere); null is all."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the verifier."""
+
+
+@dataclass
+class RewardsConfig:
+    components: dict[str, RewardComponent] = field(default_factory=dict)
+    """Reward components by name; every one is logged."""
+    aggregate: str = "weighted_sum"
+    """How components become one reward (algorithms/aggregation.py)."""
+    on_failure: str = "drop"
+    """A sample whose score failed: drop (not trained on) or fallback (takes `fallback_value`). Counted in both cases."""
+    fallback_value: float = 0.0
+    """Reward of a failed sample when on_failure is fallback."""
+    timeout_s: float = 5.0
+    """Time limit of one verifier call."""
+    workers: int = 1
+    """Processes of the verifier pool."""
+    memory_mib: int = 2048
+    """Address-space cap of a verifier process."""
+
+
+@dataclass
+class KLConfig:
+    coef: float = 0.0
+    """Weight of the KL penalty against the reference model; 0 starts no reference model."""
+    place: str = "loss"
+    """Where it goes: loss or reward."""
+    estimator: str = "k3"
+    """k1, k2 or k3 (Schulman)."""
+
+
+@dataclass
+class CorrectionConfig:
+    mode: str = "auto"
+    """none, truncated, masked, decoupled; auto is none when max_staleness is 0 and truncated otherwise."""
+    cap: float = 2.0
+    """Upper bound of the importance weight (truncated), or above which a token is masked (masked, decoupled)."""
+    floor: float = 0.5
+    """Below which a token is masked (masked)."""
+    level: str = "token"
+    """token or sequence."""
+
+
+@dataclass
+class AlgorithmConfig:
+    name: str = "grpo"
+    """Preset that fills advantage, loss and filter where they are null: see `rayrl methods`."""
+    advantage: str | None = None
+    """Advantage estimator; null takes the preset's."""
+    loss: str | None = None
+    """Policy loss; null takes the preset's."""
+    loss_reduction: str | None = None
+    """token_mean, sequence_mean or fixed_length (Dr. GRPO); null takes the preset's."""
+    filter: str | None = None
+    """Group filter: none or zero_variance; null takes the preset's."""
+    clip_low: float = 0.2
+    """Lower clip of the ratio."""
+    clip_high: float | None = None
+    """Upper clip of the ratio; null takes the preset's (clip_low, or 0.28 for DAPO)."""
+    gamma: float = 1.0
+    """Discount (GAE, REINFORCE++)."""
+    lam: float = 0.95
+    """GAE lambda."""
+    value_coef: float = 0.5
+    """Weight of the value loss (PPO)."""
+    value_clip: float = 0.2
+    """Clip range of the value update (PPO); 0 is off."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus; the entropy itself is always measured."""
+    kl: KLConfig = field(default_factory=KLConfig)
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+
+
+@dataclass
+class OptimConfig:
+    lr: float = 1e-6
+    """Peak learning rate."""
+    critic_lr: float = 1e-5
+    """Peak learning rate of the critic."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    """Adam moments."""
+    eps: float = 1e-8
+    """Adam epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    grad_clip: float = 1.0
+    """Largest global gradient norm; 0 is off."""
+    warmup_steps: int = 0
+    """Linear warm-up in optimiser steps."""
+    schedule: str = "constant"
+    """After warm-up: constant, linear or cosine, down to `min_lr_ratio` at run.steps."""
+    min_lr_ratio: float = 0.0
+    """Final learning rate as a share of the peak."""
+
+
+@dataclass
+class LearnerConfig:
+    backend: str = "deepspeed"
+    """deepspeed, or torch (plain, one rank: the reference implementation)."""
+    ranks: int = 1
+    """Learner actors (data-parallel)."""
+    zero_stage: int = 0
+    """DeepSpeed ZeRO stage 0 to 3."""
+    offload: bool = False
+    """Keep optimiser states in host memory (ZeRO 2 and 3 on GPUs)."""
+    token_budget: int = 8192
+    """Most tokens (padding included) of one micro-batch; gradient accumulation follows from it."""
+    packing: bool = False
+    """Concatenate sequences without padding (block-diagonal attention); false sorts by length and pads."""
+    epochs: int = 1
+    """Passes over a batch."""
+    minibatches: int = 1
+    """Optimiser updates per pass."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    critic: bool | None = None
+    """Train a value model; null follows the algorithm (PPO)."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, saved beside the policy; 0 is off."""
+    cpu_threads: int = 0
+    """torch threads of a CPU rank; 0 divides the cores."""
+    attention: str = "sdpa"
+    """Attention implementation of the Hugging Face model: sdpa, eager, flash_attention_2."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass
+class ReferenceConfig:
+    path: str | None = None
+    """Frozen reference model; null takes model.path. Started only when algorithm.kl.coef is not 0."""
+    actors: int = 1
+    """Reference actors."""
+    token_budget: int = 16384
+    """Tokens per forward pass."""
+    cpu_threads: int = 0
+    """torch threads of a CPU actor; 0 divides the cores."""
+
+
+@dataclass
+class BatchConfig:
+    groups_per_step: int = 32
+    """Prompts (groups) per learner step."""
+    group_size: int = 8
+    """Samples per prompt."""
+
+
+@dataclass
+class BufferConfig:
+    max_staleness: int = 0
+    """Bound in weight versions: 0 synchronous, 1 one step off, k asynchronous with a bound. Enforced when sampling."""
+    max_bytes: int = 2147483648
+    """Bytes of buffered trajectories; beyond it nothing new is leased to rollout."""
+    max_groups: int = 100000
+    """Groups in the buffer."""
+    select: str = "oldest"
+    """Which ready groups are sampled first: oldest (by version, then ordinal), priority or newest."""
+    max_refill: float = 8.0
+    """With a group filter: most prompts admitted for one step, as a multiple of groups_per_step."""
+    lease_s: float = 600.0
+    """Lease of a prompt or a scoring job; an expired lease is reissued."""
+    max_attempts: int = 3
+    """Leases of one prompt before it is dropped as failed."""
+
+
+@dataclass
+class SyncConfig:
+    transport: str = "auto"
+    """store (object store), nccl, ipc; auto is store on CPU, nccl across GPUs, ipc when colocated."""
+    bucket_mib: int = 64
+    """Bucket size."""
+    canary: bool = True
+    """Compare log-probs of a fixed prompt between learner and engine after every sync."""
+    canary_tolerance: float = 0.05
+    """Largest mean gap in nats; beyond it the run stops."""
+
+
+@dataclass
+class PlacementConfig:
+    mode: str = "auto"
+    """disaggregated (own GPUs per role), colocated (engines sleep while the learner works), cpu; auto looks for GPUs."""
+    learner_gpus_per_rank: float = 1.0
+    """GPUs of a learner rank in GPU modes."""
+    nodes: int = 1
+    """Nodes the run expects (checked by `rayrl plan`)."""
+    gpus_per_node: int = 0
+    """GPUs per node (checked by `rayrl plan`)."""
+    cpus_per_node: int = 0
+    """Cores per node; 0 looks at this machine."""
+    ray_address: str | None = None
+    """Cluster to join; null joins the one of the environment, or starts a local one."""
+    object_store_mib: int = 512
+    """Object store of a local Ray."""
+    pin: bool = True
+    """On a small CPU machine keep engine and learner on different cores when asynchronous."""
+
+
+@dataclass
+class DeadlinesConfig:
+    """Seconds. No wait in rayrl is without one of these."""
+
+    start_s: float = 300.0
+    """A role's constructor: import, model load, first compile."""
+    generate_s: float = 600.0
+    """Waiting for the rollouts of one batch, without any progress."""
+    score_s: float = 300.0
+    """Waiting for rewards, without any progress."""
+    learn_s: float = 1800.0
+    """One learner step."""
+    sync_s: float = 300.0
+    """One weight update on all engines."""
+    save_s: float = 1800.0
+    """Writing a checkpoint."""
+    call_s: float = 60.0
+    """Any other call between roles."""
+    drain_s: float = 120.0
+    """Ending a run."""
+    placement_s: float = 60.0
+    """Placement group pending."""
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 0
+    """Steps between commits; 0 saves only at the end and on interruption."""
+    keep: int = 2
+    """Commits kept."""
+    export: bool = True
+    """Write a Hugging Face checkpoint of the policy at the end."""
+
+
+@dataclass
+class EvaluationConfig:
+    every: int = 0
+    """Steps between evaluations on held-out prompts; 0 is only before the first and after the last step."""
+    enabled: bool = True
+    """Evaluate at all."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    samples: int = 1
+    """Samples per prompt."""
+    component: str | None = None
+    """Reward component that counts as correct (value ≥ `threshold`); null takes the first one."""
+    threshold: float = 1.0
+    """Smallest component value that counts as correct."""
+
+
+@dataclass
+class TelemetryConfig:
+    wandb: str = "offline"
+    """online, offline or off."""
+    wandb_project: str = "rayrl"
+    """wandb project."""
+    rollouts: bool = True
+    """Write every trained trajectory to Parquet in the run folder."""
+    spans: bool = True
+    """Write spans (Perfetto) to the run folder."""
+    print_samples: int = 3
+    """Sample generations shown before and after."""
+
+
+@dataclass
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    deadlines: DeadlinesConfig = field(default_factory=DeadlinesConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

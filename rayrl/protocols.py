@@ -1,0 +1,151 @@
+"""Contracts where rooms meet. A role is a plain class that fulfils one of these; `runtime/` decides where it runs.
+
+No implementation, no torch, no ray: only what one room may expect of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rayrl.types import (
+    FloatArray,
+    GenerationRequest,
+    GenerationResult,
+    GroupInfo,
+    IntArray,
+    LearnBatch,
+    Prompt,
+    PromptTask,
+    RewardRecord,
+    SyncReport,
+    Trajectory,
+    WeightUpdate,
+)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Generates tokens. Not thread-safe: one thread owns it and calls `step` in a loop; pausing is not stepping.
+
+    `update_weights` is called between two steps, also with requests in flight: they continue under the new version and
+    their spans say so. No key/value prefix computed under an old version serves a request added after the update.
+    """
+
+    def add(self, requests: Sequence[GenerationRequest]) -> None:
+        """Queues requests. Raises `ValueError` for a prompt that does not fit the context."""
+
+    def step(self) -> list[GenerationResult]:
+        """Advances all running requests (about one token each) and returns those that finished."""
+
+    def abort(self, ids: Sequence[str]) -> None:
+        """Forgets requests, finished or not; unknown ids are ignored."""
+
+    def reseed(self, seed: int) -> None:
+        """Sets the engine's generator; with equal requests added in equal order after it, outputs are equal."""
+
+    def update_weights(self, update: WeightUpdate) -> SyncReport:
+        """Loads the weights of ``update`` (its buckets are uint8 arrays by now), verifies, and reports."""
+
+    def logprobs(self, token_ids: IntArray) -> FloatArray:
+        """float32[P-1]: log-probs (temperature 1) of ``token_ids[1:]`` given their prefixes under the present weights."""
+
+    def sleep(self) -> int:
+        """Releases device memory for a colocated learner; returns the bytes freed (measured)."""
+
+    def wake(self) -> None:
+        """Takes the memory back. Weights must be updated before the next step."""
+
+    def close(self) -> None: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def num_running(self) -> int:
+        """Requests added and not finished."""
+
+
+class Store(Protocol):
+    """The object store. A reference can be passed in any message; `get` reads without copying where it can."""
+
+    def put(self, value: Any) -> Any: ...
+
+    def get(self, ref: Any, *, timeout_s: float) -> Any: ...
+
+
+class ReplayBuffer(Protocol):
+    """The buffer service as rollout workers, scorers and the driver see it. Every wait has a limit; an empty list means 'nothing yet'."""
+
+    def admit(self, tasks: Sequence[PromptTask]) -> None: ...
+
+    def lease_prompts(self, worker: str, index: int, max_groups: int, wait_s: float) -> list[PromptTask]: ...
+
+    def put_groups(self, worker: str, groups: Sequence[GroupInfo]) -> list[bool]: ...
+
+    def fail_prompts(self, worker: str, ordinals: Sequence[int], reason: str) -> None: ...
+
+    def lease_unscored(self, scorer: str, component: str, max_groups: int, wait_s: float) -> list[GroupInfo]: ...
+
+    def put_rewards(self, scorer: str, rewards: Mapping[int, Sequence[Sequence[RewardRecord]]]) -> None: ...
+
+    def sample(self, step: int, version: int, wait_s: float) -> LearnBatch | None: ...
+
+    def confirm_trained(self, step: int, ordinals: Sequence[int]) -> None: ...
+
+
+class PromptSource(Protocol):
+    """An endless, resumable stream of prompts: `take` continues at `position` and the same position gives the same prompts."""
+
+    def take(self, count: int) -> list[Prompt]: ...
+
+    @property
+    def position(self) -> int:
+        """Ordinal of the next prompt."""
+
+    def seek(self, ordinal: int) -> None: ...
+
+
+class Verifier(Protocol):
+    """A reward as a plain function of one trajectory's view. May raise or return NaN: both count as failed, never as a number."""
+
+    def __call__(self, completion: str, ground_truth: str | None, **kwargs: Any) -> float: ...
+
+
+class TextEnv(Protocol):
+    """A multi-turn environment for a language-model policy. One instance serves one episode."""
+
+    def observe(self, action_text: str, action_ids: IntArray) -> tuple[str | None, bool]:
+        """Answers the policy's turn with ``(observation text or None, done)``. Observation tokens are never trained on."""
+
+
+class Learner(Protocol):
+    """One rank of the learner group. All ranks get the same calls in the same order."""
+
+    def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> Mapping[str, float]:
+        """Trains on ``batch``; ``reference`` holds one reference-log-prob payload per group. Returns global metrics."""
+
+    def export_weights(self, version: int, canary_token_ids: IntArray | None) -> WeightUpdate | None:
+        """Rank 0 puts the policy's weights into the store and returns the update; other ranks take part and return None."""
+
+    def save(self, folder: Path) -> None:
+        """Writes everything that is needed to continue bit for bit (model, optimiser, schedule, random states)."""
+
+    def load(self, folder: Path) -> None: ...
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes a Hugging Face checkpoint (rank 0)."""
+
+
+class Reference(Protocol):
+    """Log-probs of a frozen policy."""
+
+    def logprobs(self, groups: Sequence[GroupInfo]) -> list[Any]:
+        """One store reference per group: float32 arrays, ragged as the group's trajectories (position t holds the log-prob
+        of token t given its prefix; 0 where ``action_mask`` is False)."""
+
+
+class RewardScorer(Protocol):
+    def score(self, trajectories: Sequence[Trajectory]) -> list[list[RewardRecord]]:
+        """One list of records per trajectory, one record per component. Never raises for a bad sample."""
