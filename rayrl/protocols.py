@@ -70,7 +70,14 @@ class Engine(Protocol):
 class Store(Protocol):
     """The object store. A reference can be passed in any message; `get` reads without copying where it can."""
 
-    def put(self, value: Any) -> Any: ...
+    def put(self, value: Any) -> Any:
+        """A reference owned by the caller: it lives as long as the caller's process."""
+
+    def offer(self, value: Any) -> Any:
+        """A ticket for a value that another role will own: whoever calls `adopt` on it."""
+
+    def adopt(self, ticket: Any) -> Any:
+        """Turns a ticket into a reference owned by the caller, so that it outlives the process that made the value."""
 
     def get(self, ref: Any, *, timeout_s: float) -> Any: ...
 
@@ -147,5 +154,9 @@ class Reference(Protocol):
 
 
 class RewardScorer(Protocol):
+    @property
+    def components(self) -> Sequence[str]:
+        """Names of the reward components that `score` fills, in its order."""
+
     def score(self, trajectories: Sequence[Trajectory]) -> list[list[RewardRecord]]:
         """One list of records per trajectory, one record per component. Never raises for a bad sample."""

@@ -186,8 +186,8 @@ class AlgorithmConfig:
     """token_mean, sequence_mean or fixed_length (Dr. GRPO); null takes the preset's."""
     filter: str | None = None
     """Group filter: none or zero_variance; null takes the preset's."""
-    clip_low: float = 0.2
-    """Lower clip of the ratio."""
+    clip_low: float | None = None
+    """Lower clip of the ratio; null takes the preset's (0.2, or 0.0003 for GSPO, whose ratio is a mean over the sequence)."""
     clip_high: float | None = None
     """Upper clip of the ratio; null takes the preset's (clip_low, or 0.28 for DAPO)."""
     gamma: float = 1.0

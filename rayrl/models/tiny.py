@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 CHARACTERS = "\n " + "".join(chr(c) for c in range(33, 127))
 """Printable ASCII: one token per character."""
@@ -37,13 +36,16 @@ NANO = TinyShape(hidden=64, layers=2, heads=2, kv_heads=1, intermediate=128)
 """About 0.1 million parameters: the model of the tests."""
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A character tokenizer over printable ASCII with ``<pad>``, ``<eos>``, ``<unk>``; ids 0, 1, 2. No chat template."""
-    vocab = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {c: i + 3 for i, c in enumerate(CHARACTERS)}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+def build_tokenizer() -> Qwen2Tokenizer:
+    """A character tokenizer over printable ASCII with ``<pad>``, ``<eos>``, ``<unk>``; ids 0, 1, 2. No chat template.
+
+    It is Qwen2's own byte-level class with an empty merge table, because `AutoTokenizer` picks that class for every Qwen2
+    checkpoint, whatever tokenizer was saved beside it. Encoding and decoding are exact for `CHARACTERS`; like any tokenizer
+    of that class it skips bytes that its vocabulary lacks.
+    """
+    byte_level = {" ": "Ġ", "\n": "Ċ"}  # GPT-2's printable names of the two characters that are not printable themselves
+    vocab = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {byte_level.get(c, c): i + 3 for i, c in enumerate(CHARACTERS)}
+    return Qwen2Tokenizer(vocab=vocab, merges=[], pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
 def build_model(shape: TinyShape = NANO, *, seed: int = 0, vocab_size: int = 128) -> Qwen2ForCausalLM:

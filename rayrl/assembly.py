@@ -1,0 +1,203 @@
+"""From a configuration to running roles: the one place that knows which class plays which part.
+
+The ``build_*`` functions run inside the role's own process, so heavy imports stay there. Everything they take can be pickled.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rayrl.config.placement import RoleResources, bundles, needs_reference, role_resources
+from rayrl.config.schema import Config
+from rayrl.protocols import PromptSource, ReplayBuffer, Store, TextEnv
+from rayrl.runtime.contract import Handle, RoleSpec, Runtime
+from rayrl.runtime.pool import Pool, Ranks
+from rayrl.types import Prompt
+
+VERIFIERS = "verifiers"
+"""The scoring job that every group passes: all verifier components at once."""
+
+
+@dataclass
+class Roles:
+    """Everything that runs beside the driver."""
+
+    runtime: Runtime
+    buffer: Handle
+    rollout: Pool
+    scorers: Pool
+    learner: Ranks
+    reference: list[Handle]
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the loops: finished groups are still handed over, running ones are abandoned (their ordinals stay in the ledger)."""
+        for pool in (self.rollout, self.scorers):
+            pool.stop(timeout_s)
+
+
+def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, RoleResources]]:
+    """Ray with the bundles that the configuration asks for, and what each role gets of them."""
+    from rayrl.runtime.ray_runtime import RayRuntime
+
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cpus = config.placement.cpus_per_node * config.placement.nodes or len(cores)
+    gpus = config.placement.gpus_per_node * config.placement.nodes
+    resources = {r.name: r for r in role_resources(config, cpus, gpus, cores=cores)}
+    runtime = RayRuntime(
+        config.placement,
+        config.deadlines,
+        log_dir,
+        bundles=bundles(list(resources.values())),
+        local_cpus=config.placement.cpus_per_node or len(cores),
+    )
+    return runtime, resources
+
+
+def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResources]) -> Roles:
+    """Starts all roles side by side; returns when every one of them has loaded its model."""
+    start_s = config.deadlines.start_s
+    buffer = runtime.start([RoleSpec("buffer", build_buffer, {"config": config, "store": runtime.store}, concurrency=64)], start_s)[0]
+    shared = {"config": config, "store": runtime.store}
+    rollout = _specs(resources["rollout"], build_rollout, shared | {"buffer": buffer}, concurrency=16, named=True)
+    rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
+    scorers = _specs(resources["scorer"], build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True)
+    learner = _specs(resources["learner"], build_learner, shared, concurrency=1)
+    reference = _specs(resources["reference"], build_reference, shared, concurrency=1) if needs_reference(config) else []
+    address = runtime.reserve_address(replace(learner[0], name="rendezvous")) if len(learner) > 1 else ""
+    learner = [
+        replace(spec, kwargs=dict(spec.kwargs) | {"rank": i, "ranks": len(learner), "address": address}) for i, spec in enumerate(learner)
+    ]
+    groups = [rollout, scorers, learner, reference]
+    handles = iter(runtime.start([spec for group in groups for spec in group], start_s))
+    engines, scoring, ranks, frozen = ([next(handles) for _ in group] for group in groups)
+    return Roles(
+        runtime,
+        buffer,
+        Pool(runtime, rollout, engines, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
+        Pool(runtime, scorers, scoring, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
+        Ranks(ranks),
+        frozen,
+    )
+
+
+def load_prompts(config: Config) -> tuple[Any, PromptSource, list[Prompt]]:
+    """Tokenizer, the training stream and the held-out prompts. Raises `DataError` or `ModelError` before any role is started."""
+    from rayrl.data.prompts import load_prompts as load
+    from rayrl.data.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(config.model)
+    train, held_out = load(config, tokenizer)
+    return tokenizer, train, held_out
+
+
+def build_buffer(config: Config, store: Store) -> Any:
+    from rayrl.algorithms import registry
+    from rayrl.buffer.service import BufferService
+
+    algorithm = registry.resolve(config.algorithm)
+    return BufferService(
+        config.buffer,
+        config.batch,
+        weights={name: component.weight for name, component in config.rewards.components.items()},
+        aggregate=registry.load(registry.AGGREGATORS, config.rewards.aggregate, "rewards.aggregate"),
+        group_filter=registry.load(registry.FILTERS, algorithm.filter, "algorithm.filter"),
+        on_failure=config.rewards.on_failure,
+        fallback_value=config.rewards.fallback_value,
+        jobs=(VERIFIERS,),
+        num_workers=config.rollout.num_engines,
+        adopt=store.adopt,
+    )
+
+
+def build_rollout(config: Config, store: Store, name: str, index: int, buffer: ReplayBuffer) -> Any:
+    from rayrl.data.tokenizer import load_tokenizer
+    from rayrl.rollout.select import build_engine
+    from rayrl.rollout.worker import RolloutWorker
+
+    engine, reason = build_engine(config.model, config.rollout, seed=config.run.seed)
+    print(f"{name}: {reason}", flush=True)
+    tokenizer = load_tokenizer(config.model)
+    return RolloutWorker(
+        name,
+        index,
+        engine,
+        buffer,
+        store,
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+        env_factory=_environment(config),
+        max_turns=config.rollout.max_turns,
+        max_length=config.model.max_length,
+        max_running=config.rollout.max_running,
+        lease_all=config.buffer.max_staleness == 0,
+        call_s=config.deadlines.call_s,
+        sync_s=config.deadlines.sync_s,
+    )
+
+
+def build_scorer(config: Config, store: Store, name: str, buffer: ReplayBuffer) -> Any:
+    from rayrl.rewards.scorer import VerifierScorer
+    from rayrl.rewards.worker import RewardWorker
+
+    return RewardWorker(name, buffer, store, VerifierScorer(config.rewards.components, config.rewards), VERIFIERS)
+
+
+def build_learner(config: Config, store: Store, rank: int, ranks: int, address: str) -> Any:
+    if config.learner.backend == "torch":
+        from rayrl.learner.torch import TorchLearner
+
+        return TorchLearner(config, store)
+    from rayrl.learner.deepspeed import DeepSpeedLearner
+
+    host, _, port = (address or "127.0.0.1:0").rpartition(":")
+    return DeepSpeedLearner(config, store, rank=rank, world_size=ranks, master_addr=host, master_port=int(port) or free_port())
+
+
+def build_reference(config: Config, store: Store) -> Any:
+    from rayrl.learner.reference import ReferenceModel
+
+    return ReferenceModel(config, store)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _environment(config: Config) -> Callable[[Prompt], TextEnv] | None:
+    if config.rollout.env is None:
+        return None
+    from rayrl.envs.registry import load_env
+
+    env, args = load_env(config.rollout.env), config.rollout.env_args
+    return lambda prompt: env(prompt, **args)
+
+
+def _specs(
+    role: RoleResources, build: Callable[..., Any], kwargs: dict[str, Any], *, concurrency: int, named: bool = False
+) -> list[RoleSpec]:
+    """One spec per actor. ``named`` roles are told their own name: the buffer knows them by it."""
+    specs = []
+    for i in range(role.count):
+        name = f"{role.name}-{i}"
+        specs.append(
+            RoleSpec(
+                name,
+                build,
+                kwargs | ({"name": name} if named else {}),
+                cpus=role.cpus,
+                gpus=role.gpus,
+                bundle=role.bundles[i] if role.bundles else None,
+                threads=role.threads,
+                cores=role.cores[i] if role.cores else (),
+                concurrency=concurrency,
+            )
+        )
+    return specs

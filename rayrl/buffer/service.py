@@ -1,0 +1,212 @@
+"""The replay buffer as the running system sees it: `BufferCore` behind one lock, with long polls.
+
+Fulfils `protocols.ReplayBuffer`. Called from many threads at once; every wait has a limit and returns early when there is
+something to return, when the service drains or closes. Time is this process's monotonic clock; expired leases are taken back
+whenever anybody calls or waits. Payload references are held until their ordinal is terminal, then let go, which frees the
+object store.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rayrl.buffer import snapshot as snapshots
+from rayrl.buffer.core import BufferCore
+from rayrl.buffer.ready import Priority, reward_spread
+from rayrl.buffer.scoring import Aggregate, GroupFilter, Records, RewardRules
+from rayrl.config.schema import BatchConfig, BufferConfig
+from rayrl.types import GroupInfo, LearnBatch, PromptTask
+
+T = TypeVar("T")
+
+
+class BufferService:
+    """See the module docstring. A worker that dies must be reported with `release_worker`, else its leases wait for `lease_s`."""
+
+    def __init__(
+        self,
+        buffer: BufferConfig,
+        batch: BatchConfig,
+        *,
+        weights: Mapping[str, float],
+        aggregate: Aggregate,
+        group_filter: GroupFilter | None = None,
+        on_failure: str = "drop",
+        fallback_value: float = 0.0,
+        jobs: Sequence[str] = ("verifiers",),
+        num_workers: int = 0,
+        priority: Priority = reward_spread,
+    ) -> None:
+        """``weights``, ``aggregate``, ``group_filter``, ``on_failure``, ``fallback_value``: see `RewardRules`.
+        ``jobs``, ``num_workers``, ``priority``: see `BufferCore`.
+        """
+        rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter)
+        self._core = BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority)
+        self._groups_per_step = batch.groups_per_step
+        self._changed = threading.Condition()
+        self._progress = 0
+        self._closed = False
+        self._released: Counter[str] = Counter()
+
+    # ---- prompts
+
+    def admit(self, tasks: Sequence[PromptTask]) -> None:
+        """Raises `ValueError` for an ordinal that was ever admitted; then nothing of ``tasks`` is."""
+        with self._changed:
+            self._core.admit(tasks)
+            self._changed.notify_all()
+
+    def lease_prompts(self, worker: str, index: int, max_groups: int, wait_s: float) -> list[PromptTask]:
+        """Up to ``max_groups`` tasks, ascending; waits up to ``wait_s`` for the first. Empty: nothing yet, buffer full, or draining."""
+        return self._poll(wait_s, lambda: self._core.lease_prompts(worker, index, max_groups, now=time.monotonic()), worker) or []
+
+    def put_groups(self, worker: str, groups: Sequence[GroupInfo], records: Mapping[int, Records] | None = None) -> list[bool]:
+        """False for a group that is refused: another result won or its ordinal is finished; the worker forgets it."""
+        with self._changed:
+            accepted = self._core.put_groups(worker, groups, records)
+            self._note(any(accepted))
+            return accepted
+
+    def fail_prompts(self, worker: str, ordinals: Sequence[int], reason: str) -> None:
+        """Gives leases back; after `max_attempts` the ordinal is dropped and counted under ``reason`` (a short name, not a message)."""
+        with self._changed:
+            self._core.fail_prompts(worker, ordinals, reason)
+            self._note(True)
+
+    def cancelled(self, worker: str) -> list[int]:
+        """Ordinals that ``worker`` generates in vain (another result won, or they were dropped): abort them. Each is told once."""
+        with self._changed:
+            return self._core.ledger.revoked(worker)
+
+    # ---- rewards
+
+    def lease_unscored(self, scorer: str, component: str, max_groups: int, wait_s: float) -> list[GroupInfo]:
+        """Groups that wait for the scoring job ``component``, lowest ordinals first. A scorer's name serves one job."""
+        return self._poll(wait_s, lambda: self._core.lease_unscored(scorer, component, max_groups, now=time.monotonic()), scorer) or []
+
+    def put_rewards(self, scorer: str, rewards: Mapping[int, Records]) -> None:
+        """By ordinal: one list of records per sample. Answers for groups that are gone or already answered are ignored."""
+        with self._changed:
+            self._core.put_rewards(scorer, rewards)
+            self._note(True)
+
+    # ---- batches
+
+    def sample(self, step: int, version: int, wait_s: float) -> LearnBatch | None:
+        """The batch of learner step ``step``, leased to it; None when ``wait_s`` ran out. Asked again, the same step gets the same batch.
+
+        Raises `ConfigError` when the buffer is too small to ever hold a batch.
+        """
+        return self._poll(wait_s, lambda: self._core.select(step, version, self._groups_per_step))
+
+    def confirm_trained(self, step: int, ordinals: Sequence[int]) -> None:
+        """Raises `ValueError` for an ordinal that is not leased to ``step``: nothing is trained twice."""
+        with self._changed:
+            self._core.confirm_trained(step, ordinals)
+            self._note(True)
+
+    def return_batch(self, step: int) -> None:
+        """The learner failed: what it had not confirmed can be sampled again."""
+        with self._changed:
+            self._core.return_batch(step)
+            self._note(True)
+
+    def requeue_lost(self, ordinals: Sequence[int]) -> None:
+        """The payloads cannot be fetched any more (owner or node died): generate these again. Return the learner's batch first."""
+        with self._changed:
+            self._core.requeue_lost(ordinals)
+            self._note(True)
+
+    # ---- the driver
+
+    def set_version(self, version: int) -> None:
+        """Call when every engine has loaded ``version``."""
+        with self._changed:
+            self._core.set_version(version)
+            self._changed.notify_all()
+
+    def set_num_workers(self, num_workers: int) -> None:
+        """After rollout workers were added or removed: static shares (synchronous mode) are divided anew."""
+        with self._changed:
+            self._core.set_num_workers(num_workers)
+            self._changed.notify_all()
+
+    def release_worker(self, name: str) -> None:
+        """A rollout worker or scorer is gone: its leases are reissued, its static share opens to others."""
+        with self._changed:
+            self._core.release_worker(name)
+            self._released[name] += 1
+            self._note(True)
+
+    def outstanding(self) -> dict[str, int]:
+        """See `BufferCore.outstanding`."""
+        with self._changed:
+            self._core.expire(time.monotonic())
+            return self._core.outstanding()
+
+    def stats(self) -> dict[str, float]:
+        with self._changed:
+            return self._core.stats()
+
+    def wait_for_progress(self, seen: int, wait_s: float) -> int:
+        """A number that grows with every result, reward, drop, failure and confirmation; returns as soon as it differs from ``seen``.
+
+        Call with the last answer (first with -1): an unchanged answer means that nothing happened for ``wait_s``.
+        """
+        self._poll(wait_s, lambda: self._progress != seen)
+        with self._changed:
+            return self._progress
+
+    def snapshot(self) -> dict[str, Any]:
+        """See `snapshot.take`."""
+        with self._changed:
+            return snapshots.take(self._core)
+
+    def restore(self, snapshot: Mapping[str, Any], tasks: Iterable[PromptTask]) -> None:
+        """See `snapshot.restore`."""
+        with self._changed:
+            snapshots.restore(self._core, snapshot, tasks)
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        """No prompt is leased any more; results, rewards and samples go on."""
+        with self._changed:
+            self._core.draining = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drains, and every present and future wait returns at once."""
+        with self._changed:
+            self._core.draining = True
+            self._closed = True
+            self._changed.notify_all()
+
+    # ---- inside
+
+    def _note(self, progress: bool) -> None:
+        self._progress += progress
+        self._changed.notify_all()
+
+    def _poll(self, wait_s: float, attempt: Callable[[], T], caller: str = "") -> T | None:
+        """First truthy answer of ``attempt``, asked under the lock after every change and every expiry; None at the limit.
+
+        Also None when ``caller`` is released meanwhile: a lease given to the open call of a dead worker would stall until it expires.
+        """
+        limit = time.monotonic() + wait_s
+        with self._changed:
+            released = self._released[caller]
+            while self._released[caller] == released:
+                now = time.monotonic()
+                if self._core.expire(now):
+                    self._note(True)
+                if answer := attempt():
+                    return answer
+                if self._closed or now >= limit:
+                    return None
+                expiry = self._core.next_expiry()
+                self._changed.wait((limit if expiry is None else min(limit, expiry)) - now)
+            return None

@@ -1,0 +1,100 @@
+"""What each command does. Whatever is heavy is imported inside the function that needs it."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from rayrl.errors import ConfigError, EnvironmentMissing
+
+
+def train(arguments: Namespace) -> None:
+    from rayrl.config.loading import load
+
+    loaded = load(arguments.recipe, arguments.overrides, profile=arguments.profile)
+    from rayrl import driver
+
+    _finished(driver.train(loaded))
+
+
+def resume(arguments: Namespace) -> None:
+    from rayrl import driver
+
+    _finished(driver.resume(Path(arguments.run_dir), arguments.overrides))
+
+
+def plan(arguments: Namespace) -> int:
+    """Exits with 2, as a `ConfigError` does, when something cannot work."""
+    from rayrl.cli import show
+    from rayrl.config import fields
+
+    if arguments.explain:
+        print(fields.overview() if arguments.explain == "." else fields.explain(arguments.explain))
+        return 0
+    if arguments.recipe is None:
+        arguments.parser.error("give a RECIPE, or --explain KEY")
+    from rayrl.config.loading import load
+    from rayrl.plan import make_plan
+
+    loaded = load(arguments.recipe, arguments.overrides, profile=arguments.profile, check=False)
+    made = make_plan(loaded)
+    if arguments.json:
+        print(json.dumps(made.to_json(), indent=1))
+    else:
+        show.plan(made)
+        if arguments.origins:
+            show.origins(loaded)
+    return ConfigError.exit_code if made.problems else 0
+
+
+def check(arguments: Namespace) -> int:
+    """Exits with 5, as an `EnvironmentMissing` does, when training cannot run here."""
+    from rayrl.check import check as inspect
+    from rayrl.cli import show
+
+    report = inspect(deep=arguments.deep)
+    if arguments.json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        show.report(report)
+    return 0 if report.can_train else EnvironmentMissing.exit_code
+
+
+def evaluate(arguments: Namespace) -> None:
+    from rayrl.config.loading import load
+
+    loaded = load(arguments.recipe, arguments.overrides, profile=arguments.profile)
+    from rayrl.evaluation.run import evaluate_checkpoint
+
+    metrics = evaluate_checkpoint(loaded, Path(arguments.checkpoint))
+    if arguments.json:
+        print(json.dumps(metrics, indent=1))
+    else:
+        from rayrl.cli import show
+
+        show.metrics(metrics)
+
+
+def export(arguments: Namespace) -> None:
+    from rayrl.checkpoint import export as write
+
+    print(write(Path(arguments.run_dir), Path(arguments.out)))
+
+
+def methods(arguments: Namespace) -> None:
+    from rayrl.cli import show
+
+    rows = show.method_rows()
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show.methods(rows)
+
+
+def _finished(run_dir: Path) -> None:
+    print(f"run folder: {run_dir}")
+
+
+def warmstart(arguments: Namespace) -> None:
+    raise NotImplementedError

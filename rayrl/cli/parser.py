@@ -1,0 +1,133 @@
+"""Every command of `rayrl` and its arguments."""
+
+from __future__ import annotations
+
+import argparse
+
+import rayrl
+from rayrl.cli import commands
+
+_OVERRIDES = "overrides of single settings, e.g. run.steps=20 learner.optim.lr=1e-5 (`rayrl plan --explain .` lists all keys)"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rayrl",
+        description="Reinforcement learning of language models from rewards, on a laptop or a Ray cluster.",
+        epilog="Start here: `rayrl check`, then `rayrl plan arithmetic_grpo`, then `rayrl train arithmetic_grpo`.",
+    )
+    parser.add_argument("--version", action="version", version=f"rayrl {rayrl.__version__}")
+    parser.set_defaults(command=None)
+    sub = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _train(sub)
+    _resume(sub)
+    _plan(sub)
+    _check(sub)
+    _evaluate(sub)
+    _export(sub)
+    _methods(sub)
+    _warmstart(sub)
+    return parser
+
+
+def _add(sub: argparse._SubParsersAction, name: str, help: str, description: str) -> argparse.ArgumentParser:
+    return sub.add_parser(name, help=help, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def _recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    text = "name under conf/recipes, or a YAML file"
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?" if optional else None, help=text)
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=_OVERRIDES)
+    parser.add_argument("--profile", metavar="NAME", help="where it runs: a name under conf/profiles, or a YAML file; wins over the recipe")
+
+
+def _train(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "train",
+        "train a policy",
+        "Trains from a recipe up to run.steps and prints the run folder.\nExits non-zero when the run ends before its last step.\n"
+        "Ctrl-C drains, saves and stops; `rayrl resume` continues.",
+    )
+    _recipe(p)
+    p.set_defaults(command=commands.train)
+
+
+def _resume(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "resume",
+        "continue an interrupted run",
+        "Continues a run from its last commit: nothing is trained twice, nothing is skipped.\n"
+        "Overrides are for what does not change the past, e.g. run.steps or checkpoint.every.",
+    )
+    p.add_argument("run_dir", metavar="RUN_DIR", help="the folder that `rayrl train` printed")
+    p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=_OVERRIDES)
+    p.set_defaults(command=commands.resume)
+
+
+def _plan(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "plan",
+        "show what a recipe will do, without starting it",
+        "Shows who runs where, how big a step is, which engine is taken and why, and what cannot work.\n"
+        "Needs neither a GPU nor Ray nor torch. Exits with 2 when something cannot work.",
+    )
+    _recipe(p, optional=True)
+    p.add_argument("--explain", metavar="KEY", help="say what one setting means (a section lists its settings; `.` lists all), and stop")
+    p.add_argument("--origins", action="store_true", help="also list every setting that differs from its default, and where it was set")
+    p.add_argument("--json", action="store_true", help="print the plan as JSON")
+    p.set_defaults(command=commands.plan, parser=p)
+
+
+def _check(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "check",
+        "say what this machine can run and what is missing",
+        "Looks at processor, memory, GPUs, packages and tools. Exits with 5 when training cannot run here.",
+    )
+    p.add_argument("--deep", action="store_true", help="really import the heavy packages (about half a minute)")
+    p.add_argument("--json", action="store_true", help="print the report as JSON")
+    p.set_defaults(command=commands.check)
+
+
+def _evaluate(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "eval",
+        "evaluate a checkpoint on held-out prompts",
+        "Samples the recipe's held-out prompts from a checkpoint and prints the share that is correct (evaluation.*).",
+    )
+    _recipe(p)
+    p.add_argument("--checkpoint", metavar="FOLDER", required=True, help="a Hugging Face checkpoint, e.g. RUN_DIR/export")
+    p.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    p.set_defaults(command=commands.evaluate)
+
+
+def _export(sub: argparse._SubParsersAction) -> None:
+    p = _add(sub, "export", "write a run's policy as a Hugging Face checkpoint", "Writes the policy of a run's last commit as a Hugging Face checkpoint.")
+    p.add_argument("run_dir", metavar="RUN_DIR", help="the folder that `rayrl train` printed")
+    p.add_argument("--out", metavar="FOLDER", required=True, help="where to write it")
+    p.set_defaults(command=commands.export)
+
+
+def _methods(sub: argparse._SubParsersAction) -> None:
+    p = _add(sub, "methods", "list the algorithms", "Lists every preset of algorithm.name: what it consists of, its paper and its recipe.")
+    p.add_argument("--json", action="store_true", help="print the table as JSON")
+    p.set_defaults(command=commands.methods)
+
+
+def _warmstart(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "warmstart",
+        "build the demo's starting policy",
+        "Teaches a tiny model two-digit addition, badly, in about a minute: a start from which a reward can improve it.\n"
+        "Nothing is downloaded. A finished folder is reused.",
+    )
+    p.add_argument("--out", metavar="FOLDER", help="where to write it (default: model.path of the recipe)")
+    p.add_argument("--recipe", default="arithmetic_grpo", help="whose training prompts it is taught on (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="seed of its initialisation and demonstrations (default: %(default)s)")
+    p.set_defaults(command=commands.warmstart)

@@ -1,0 +1,140 @@
+"""Terminal output of the commands: tables that are readable on a terminal, in a pipe and in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rayrl.check import MISSING, NOTE, Report
+from rayrl.config.loading import DEFAULT, Loaded
+from rayrl.config.placement import RoleResources
+from rayrl.plan import Plan, gib
+
+PIPED_WIDTH = 120
+_MARKS = {NOTE: "[yellow]note[/]", MISSING: "[bold red]missing[/]"}
+
+
+def plan(made: Plan) -> None:
+    """Header, roles, step arithmetic, then what is worth knowing and what cannot work."""
+    console = _console()
+    resources = made.resources
+    where = "declared by placement.*" if resources.declared else "this machine"
+    console.print(f"[bold]{escape(made.recipe)}[/]")
+    console.print(f"  mode    {made.mode}: {_plural(resources.nodes, 'node')}, {_plural(resources.cpus, 'core')}, {_plural(resources.gpus, 'GPU')} ({where})")
+    console.print(f"  engine  {made.engine}: {escape(made.engine_reason)}")
+
+    roles = _table("role", ">actors", ">cores each", ">GPUs each", ">threads", "pinned to", "memory each, at least")
+    for role in made.roles:
+        memory = made.memory.get(role.name, {})
+        parts = f"{gib(sum(memory.values()))}: " + ", ".join(f"{k} {gib(v)}" for k, v in memory.items()) if memory else "—"
+        extra = f" + {_plural(role.processes, 'process')}" if role.processes else ""
+        roles.add_row(role.name, str(role.count), _amount(role.cpus), _amount(role.gpus), f"{role.threads}{extra}", _pins(role), parts)
+    console.print(roles)
+
+    arithmetic = _table("one learner step", ">")
+    for name, value in made.batch.items():
+        arithmetic.add_row(name, f"{value:,}")
+    console.print(arithmetic)
+    for note in made.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
+    for problem in made.problems:
+        console.print(f"[bold red]problem:[/] {escape(problem)}")
+    if not made.problems:
+        console.print("[green]nothing speaks against it[/]")
+
+
+def origins(loaded: Loaded) -> None:
+    """Every setting that a file or the command line gives, and where."""
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.create(loaded.yaml)
+    table = _table("setting", "value", "set in")
+    for key, origin in loaded.origins.items():
+        if origin != DEFAULT:
+            table.add_row(key, escape(str(OmegaConf.select(tree, key))), escape(origin))
+    _console().print(table)
+
+
+def report(found: Report) -> None:
+    """One line per finding, remedies below."""
+    console = _console()
+    table = _table("", "", "")
+    table.show_header = False
+    for finding in found.findings:
+        table.add_row(finding.topic, _MARKS.get(finding.state, "[green]ok[/]"), escape(finding.value))
+    console.print(table)
+    for finding in found.findings:
+        if finding.remedy:
+            console.print(f"{_MARKS.get(finding.state, '')} {finding.topic}: {escape(finding.remedy)}")
+    if found.can_train:
+        console.print(f"[green]ready:[/] generation with {found.engine}, learning with {found.learner}")
+    else:
+        console.print("[bold red]training cannot run here:[/] see what is missing above")
+
+
+def method_rows() -> list[dict[str, Any]]:
+    """The presets of ``algorithm.name`` as plain rows."""
+    from rayrl.algorithms.registry import PRESETS
+    from rayrl.config.layers import recipe_names
+
+    recipes = {name.rsplit("/", 1)[-1]: name for name in recipe_names()}
+    return [
+        {
+            "name": name,
+            "title": preset.title,
+            "paper": f"arXiv:{preset.arxiv}",
+            "advantage": preset.advantage,
+            "loss": preset.loss,
+            "reduction": preset.reduction,
+            "filter": preset.filter,
+            "critic": preset.needs_critic,
+            "recipe": recipes.get(name) or recipes.get(f"arithmetic_{name}"),
+        }
+        for name, preset in PRESETS.items()
+    ]
+
+
+def methods(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("algorithm.name", "advantage", "loss", "reduction", "filter", "critic", "paper", "recipe")
+    for r in rows:
+        critic = "yes" if r["critic"] else "no"
+        table.add_row(r["name"], r["advantage"], r["loss"], r["reduction"], r["filter"], critic, r["paper"], r["recipe"] or "—")
+    _console().print(table)
+
+
+def metrics(values: Mapping[str, Any]) -> None:
+    table = _table("metric", ">value")
+    for name, value in values.items():
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    _console().print(table)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def _table(*columns: str) -> Table:
+    """Columns by heading; a leading ``>`` aligns to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    return table
+
+
+def _amount(value: float) -> str:
+    return f"{value:g}" if value else "—"
+
+
+def _pins(role: RoleResources) -> str:
+    pins = sorted(set(role.cores))
+    return " | ".join(",".join(map(str, cores)) for cores in pins) or "—"
+
+
+def _plural(count: float, noun: str) -> str:
+    return f"{count:g} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")

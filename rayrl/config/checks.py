@@ -1,0 +1,176 @@
+"""Rules between settings: combinations that are well typed and cannot run, or would quietly do something else than they say.
+
+Each rule yields one line that names the keys, their values and the remedy. `require_consistent` reports all of them at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rayrl.algorithms import registry
+from rayrl.config.choices import CHOICES, RANGES
+from rayrl.config.placement import needs_reference
+from rayrl.config.schema import Config
+from rayrl.config.sizes import longest_sequence
+from rayrl.errors import ConfigError
+
+
+def require_consistent(config: Config) -> None:
+    """Raises one `ConfigError` with every problem of ``config``."""
+    found = problems(config)
+    if found:
+        raise ConfigError("\n".join(found), "change these settings in the recipe or on the command line; `rayrl plan --explain KEY` explains one")
+
+
+def problems(config: Config) -> list[str]:
+    """Every problem of ``config``, one line each. Rules between settings are only asked when each setting by itself is possible."""
+    single = [*_choices(config), *_ranges(config)]
+    return single or [line for rule in _RULES for line in rule(config)]
+
+
+def _choices(config: Config) -> Iterator[str]:
+    for key, allowed in CHOICES.items():
+        value = value_of(config, key)
+        if value is not None and value not in allowed:
+            close = difflib.get_close_matches(str(value), allowed, n=1)
+            yield f"{key} is {value!r}" + (f"; did you mean {close[0]!r}?" if close else "") + f" One of: {', '.join(allowed)}"
+
+
+def _ranges(config: Config) -> Iterator[str]:
+    for key, allowed in RANGES.items():
+        value = value_of(config, key)
+        if value is not None and value not in allowed:
+            yield f"{key} is {value}; it must be {allowed}"
+
+
+def value_of(config: Any, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _batch(config: Config) -> Iterator[str]:
+    groups, ranks, minibatches = config.batch.groups_per_step, config.learner.ranks, config.learner.minibatches
+    if groups % (ranks * minibatches):
+        yield (
+            f"batch.groups_per_step {groups} does not divide into learner.ranks {ranks} × learner.minibatches {minibatches}: "
+            f"make it a multiple of {ranks * minibatches}"
+        )
+    outstanding = groups * (config.buffer.max_staleness + 1)
+    if config.buffer.max_groups < outstanding:
+        yield f"buffer.max_groups {config.buffer.max_groups} is less than the {outstanding} groups of (max_staleness + 1) × groups_per_step"
+    updates = config.run.steps * config.learner.epochs * minibatches
+    warmup, schedule = config.learner.optim.warmup_steps, config.learner.optim.schedule
+    if schedule != "constant" and warmup >= updates:
+        yield f"learner.optim.warmup_steps {warmup} leaves nothing of the run's {updates} updates for the {schedule} schedule"
+
+
+def _lengths(config: Config) -> Iterator[str]:
+    prompt, completion, context = config.data.max_prompt_length, config.rollout.sampling.max_tokens, config.model.max_length
+    if prompt + completion > context:
+        yield (
+            f"data.max_prompt_length {prompt} + rollout.sampling.max_tokens {completion} exceed model.max_length {context}: "
+            f"raise it to {prompt + completion}, or lower one of them"
+        )
+    readers = [("learner.token_budget", config.learner.token_budget)]
+    if needs_reference(config):
+        readers.append(("reference.token_budget", config.reference.token_budget))
+    for key, budget in readers:
+        if budget < longest_sequence(config):
+            yield f"{key} {budget} does not hold one sequence of {longest_sequence(config)} tokens: raise it"
+
+
+def _algorithm(config: Config) -> Iterator[str]:
+    try:
+        resolved = registry.resolve(config.algorithm)
+    except ConfigError as e:
+        yield f"{e.message} ({e.hint})"
+        return
+    size = config.batch.group_size
+    if size < resolved.min_group_size:
+        who = "algorithm.filter zero_variance" if resolved.filter == "zero_variance" else f"algorithm.advantage {resolved.advantage}"
+        yield f"batch.group_size is {size} and {who} compares samples of one prompt: raise it to {resolved.min_group_size} or more"
+    if resolved.needs_critic and config.learner.critic is False:
+        yield f"learner.critic is false and algorithm.advantage {resolved.advantage} needs values: leave it null"
+    if config.learner.critic and not resolved.needs_critic:
+        yield f"learner.critic is true and algorithm.advantage {resolved.advantage} reads no values: leave it null, or take algorithm.advantage=gae"
+    if config.reference.path is not None and not needs_reference(config):
+        yield "reference.path is set and algorithm.kl.coef is 0, so that no reference model would be started: set the coefficient, or remove the path"
+    if len(config.learner.optim.betas) != 2 or not all(0 <= b < 1 for b in config.learner.optim.betas):
+        yield f"learner.optim.betas is {config.learner.optim.betas}: two numbers of at least 0 and below 1"
+
+
+def _sampling(config: Config) -> Iterator[str]:
+    if config.rollout.sampling.temperature == 0:
+        yield "rollout.sampling.temperature is 0: all samples of a group would be equal and teach nothing; set it to 1 (evaluation.temperature is another)"
+    if config.rollout.env is not None and config.rollout.max_turns == 1:
+        yield f"rollout.env is {config.rollout.env!r} and rollout.max_turns is 1, so that it would never answer: raise rollout.max_turns"
+    if config.rollout.env is None and config.rollout.max_turns > 1:
+        yield f"rollout.max_turns is {config.rollout.max_turns} and rollout.env is null, so that nobody answers the first turn: set rollout.env"
+    if config.rollout.env is not None and config.rollout.length_limits is not None:
+        yield "rollout.length_limits forces the lengths of single turns and rollout.env is set: remove one of them"
+
+
+def _rewards(config: Config) -> Iterator[str]:
+    components = config.rewards.components
+    if not components:
+        yield "rewards.components is empty: without a reward nothing is learned; name at least one verifier"
+        return
+    for name, component in components.items():
+        if not math.isfinite(component.weight):
+            yield f"rewards.components.{name}.weight is {component.weight}: it must be finite"
+    if all(component.weight == 0 for component in components.values()):
+        yield "every weight in rewards.components is 0: all rewards would be 0; weight at least one"
+    wanted = config.evaluation.component
+    if wanted is not None and wanted not in components:
+        yield f"evaluation.component is {wanted!r}, which is not among rewards.components: {', '.join(components)}"
+
+
+def _data(config: Config) -> Iterator[str]:
+    pattern = config.data.answer_pattern
+    if pattern is None:
+        return
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as e:
+        yield f"data.answer_pattern {pattern!r} is not a regular expression: {e}"
+        return
+    if groups < 1:
+        yield f"data.answer_pattern {pattern!r} has no group: put parentheses around the part that is the answer"
+    if config.data.answer_field is None:
+        yield "data.answer_pattern is set and data.answer_field is null: name the field that it cuts from"
+
+
+def _learner(config: Config) -> Iterator[str]:
+    learner = config.learner
+    if learner.backend == "torch" and learner.ranks > 1:
+        yield f"learner.backend torch has one rank and learner.ranks is {learner.ranks}: set learner.backend=deepspeed, or learner.ranks=1"
+    if learner.backend == "torch" and learner.zero_stage:
+        yield f"learner.zero_stage is {learner.zero_stage} and learner.backend is torch: ZeRO belongs to deepspeed"
+    if learner.offload and (learner.backend != "deepspeed" or learner.zero_stage < 2):
+        yield "learner.offload needs learner.backend=deepspeed and learner.zero_stage 2 or 3"
+
+
+def _schedule(config: Config) -> Iterator[str]:
+    staleness, placement = config.buffer.max_staleness, config.placement
+    if config.run.deterministic and staleness > 0:
+        yield f"run.deterministic is true and buffer.max_staleness is {staleness}: which weights a token sees depends on timing; set it to 0"
+    if config.run.deterministic and placement.mode in ("disaggregated", "colocated"):
+        yield f"run.deterministic is true and placement.mode is {placement.mode}: bit-reproducible runs are on CPU; set placement.mode=cpu"
+    if placement.mode == "colocated" and staleness > 0:
+        yield f"placement.mode is colocated and buffer.max_staleness is {staleness}: engines sleep while the learner works; set it to 0"
+    if placement.mode == "colocated" and config.rollout.tensor_parallel > 1:
+        yield f"placement.mode is colocated and rollout.tensor_parallel is {config.rollout.tensor_parallel}: an engine shares one GPU with one rank"
+    if placement.mode == "cpu" and config.rollout.tensor_parallel > 1:
+        yield f"placement.mode is cpu and rollout.tensor_parallel is {config.rollout.tensor_parallel}: it counts GPUs; set it to 1"
+    transport, fits = config.sync.transport, {"nccl": ("auto", "disaggregated"), "ipc": ("auto", "colocated")}
+    if transport in fits and placement.mode not in fits[transport]:
+        yield f"sync.transport {transport} needs placement.mode={fits[transport][1]}, which is {placement.mode}: set sync.transport=auto"
+
+
+_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_batch, _lengths, _algorithm, _sampling, _rewards, _data, _learner, _schedule)

@@ -1,0 +1,91 @@
+"""The values that each enumerated setting may take and the range of each number, in one place.
+
+Settings that also accept ``module:attribute`` (environments, verifiers, tasks) are not enumerated here: their registries are
+asked when they are loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rayrl.algorithms import registry
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.dtype": ("bfloat16", "float32"),
+    "data.too_long": ("error", "skip"),
+    "rollout.engine": ("auto", "vllm", "torch", "fake"),
+    "rewards.aggregate": tuple(registry.AGGREGATORS),
+    "rewards.on_failure": ("drop", "fallback"),
+    "algorithm.name": tuple(registry.PRESETS),
+    "algorithm.advantage": tuple(registry.ADVANTAGES),
+    "algorithm.loss": tuple(registry.LOSSES),
+    "algorithm.loss_reduction": tuple(registry.REDUCTIONS),
+    "algorithm.filter": tuple(registry.FILTERS),
+    "algorithm.kl.place": registry.KL_PLACES,
+    "algorithm.kl.estimator": registry.KL_ESTIMATORS,
+    "algorithm.correction.mode": registry.CORRECTION_MODES,
+    "algorithm.correction.level": registry.CORRECTION_LEVELS,
+    "learner.backend": ("deepspeed", "torch"),
+    "learner.attention": ("sdpa", "eager", "flash_attention_2"),
+    "learner.optim.schedule": ("constant", "linear", "cosine"),
+    "buffer.select": ("oldest", "priority", "newest"),
+    "sync.transport": ("auto", "store", "nccl", "ipc"),
+    "placement.mode": ("auto", "cpu", "disaggregated", "colocated"),
+    "telemetry.wandb": ("online", "offline", "off"),
+}
+"""Nullable settings may be null beside these."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``; ``open_low`` and ``open_high`` leave the end out."""
+
+    low: float = 0.0
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        if math.isinf(self.high):
+            return low
+        return f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
+
+
+_COUNT, _NOT_NEGATIVE, _POSITIVE = Range(1), Range(0), Range(0, open_low=True)
+_SHARE, _BELOW_ONE = Range(0, 1), Range(0, 1, open_high=True)
+
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(("run.steps", "batch.groups_per_step", "batch.group_size", "model.max_length", "data.max_prompt_length"), _COUNT),
+    **dict.fromkeys(("rollout.num_engines", "rollout.tensor_parallel", "rollout.max_running", "rollout.cpu_threads", "rollout.max_turns"), _COUNT),
+    **dict.fromkeys(("learner.ranks", "learner.token_budget", "learner.epochs", "learner.minibatches"), _COUNT),
+    **dict.fromkeys(("reference.actors", "reference.token_budget", "rewards.workers", "rewards.memory_mib", "evaluation.samples"), _COUNT),
+    **dict.fromkeys(("buffer.max_bytes", "buffer.max_groups", "buffer.max_refill", "buffer.max_attempts"), _COUNT),
+    **dict.fromkeys(("sync.bucket_mib", "placement.nodes", "placement.object_store_mib", "checkpoint.keep", "data.eval_size"), _COUNT),
+    **dict.fromkeys(("buffer.max_staleness", "checkpoint.every", "evaluation.every", "telemetry.print_samples"), _NOT_NEGATIVE),
+    **dict.fromkeys(("learner.cpu_threads", "reference.cpu_threads", "placement.gpus_per_node", "placement.cpus_per_node"), _NOT_NEGATIVE),
+    **dict.fromkeys(("learner.optim.weight_decay", "learner.optim.grad_clip", "learner.optim.warmup_steps"), _NOT_NEGATIVE),
+    **dict.fromkeys(("learner.optim.lr", "learner.optim.critic_lr", "sync.canary_tolerance", "algorithm.kl.coef"), _NOT_NEGATIVE),
+    **dict.fromkeys(("algorithm.value_coef", "algorithm.value_clip", "algorithm.entropy_coef", "evaluation.temperature"), _NOT_NEGATIVE),
+    **dict.fromkeys(("rollout.sampling.top_k", "algorithm.correction.floor"), _NOT_NEGATIVE),
+    **dict.fromkeys(("rewards.timeout_s", "rollout.kv_cache_gib", "learner.optim.eps", "placement.learner_gpus_per_rank"), _POSITIVE),
+    **dict.fromkeys(("algorithm.clip_low", "algorithm.clip_high", "algorithm.correction.cap", "buffer.lease_s"), _POSITIVE),
+    **dict.fromkeys((f"deadlines.{name}_s" for name in "start generate score learn sync save call drain placement".split()), _POSITIVE),
+    **dict.fromkeys(("algorithm.gamma", "algorithm.lam", "learner.optim.min_lr_ratio"), _SHARE),
+    **dict.fromkeys(("learner.ema_decay", "rollout.sampling.min_p"), _BELOW_ONE),
+    **dict.fromkeys(("rollout.gpu_memory_utilization", "rollout.sampling.top_p"), Range(0, 1, open_low=True)),
+    "rollout.sampling.max_tokens": _COUNT,
+    "rollout.sampling.temperature": _NOT_NEGATIVE,
+    "learner.zero_stage": Range(0, 3),
+}
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """Values that ``key`` may take; empty for a key that is not enumerated."""
+    return CHOICES.get(key, ())

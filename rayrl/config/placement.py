@@ -1,0 +1,127 @@
+"""From a configuration and a number of cores and GPUs to what every role gets. Pure: `rayrl plan` prints it, the driver obeys it.
+
+Modes: ``cpu`` (no GPU; in synchronous runs engines and learner take turns on all cores, in asynchronous runs they get cores of
+their own), ``disaggregated`` (own GPUs for each role), ``colocated`` (each engine shares a GPU with a learner rank and sleeps
+while it works).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rayrl.config.schema import Config
+
+ENGINE_SHARE, LEARNER_SHARE, REFERENCE_SHARE = 0.4, 0.4, 0.2
+"""Fractions of one GPU that colocated roles reserve from Ray. They say who shares, not how much memory each may take."""
+
+
+@dataclass(frozen=True)
+class RoleResources:
+    """What the actors of one role reserve and use."""
+
+    name: str
+    """rollout, learner, reference, scorer or buffer."""
+    count: int
+    """Actors."""
+    cpus: float
+    """Reserved from Ray, per actor. Fractions where roles share cores."""
+    gpus: float
+    """Reserved from Ray, per actor. Fractions where roles share a GPU."""
+    threads: int
+    """Compute threads, per actor."""
+    cores: tuple[tuple[int, ...], ...] = ()
+    """Cores that each actor is pinned to; empty is not pinned."""
+    bundles: tuple[int, ...] = ()
+    """Index into `bundles` of each actor; empty for roles that live anywhere (they reserve nothing)."""
+    processes: int = 0
+    """Child processes, per actor."""
+
+
+def placement_mode(config: Config, gpus: float) -> str:
+    """``cpu``, ``disaggregated`` or ``colocated``: what ``placement.mode`` says, or for ``auto`` what ``gpus`` allow."""
+    if config.placement.mode != "auto":
+        return config.placement.mode
+    if gpus <= 0:
+        return "cpu"
+    return "disaggregated" if gpus >= disaggregated_gpus(config) else "colocated"
+
+
+def disaggregated_gpus(config: Config) -> float:
+    """GPUs that own devices for every role take."""
+    rollout = config.rollout.num_engines * config.rollout.tensor_parallel
+    reference = config.reference.actors if needs_reference(config) else 0
+    return rollout + config.learner.ranks * config.placement.learner_gpus_per_rank + reference
+
+
+def needs_reference(config: Config) -> bool:
+    """Whether a frozen reference model is started."""
+    return config.algorithm.kl.coef != 0
+
+
+def role_resources(config: Config, cpus: int, gpus: float, *, cores: Sequence[int] | None = None) -> list[RoleResources]:
+    """What each role gets of ``cpus`` cores and ``gpus`` GPUs in all.
+
+    ``cores`` are the ids of the cores that may be used on a single machine (default ``0 … cpus-1``); pins are drawn from them.
+    Nothing here fails: whether the machine suffices is for `rayrl plan` and for Ray to say.
+    """
+    mode = placement_mode(config, gpus)
+    heavy = _on_cpu(config, cpus, list(cores) if cores is not None else list(range(cpus))) if mode == "cpu" else _on_gpus(config, mode)
+    scorer = RoleResources("scorer", 1, cpus=0.0, gpus=0.0, threads=1, processes=config.rewards.workers)
+    return [*heavy, scorer, RoleResources("buffer", 1, cpus=0.0, gpus=0.0, threads=1)]
+
+
+def bundles(roles: Sequence[RoleResources]) -> list[dict[str, float]]:
+    """Placement-group bundles: one per heavy actor, or one per GPU where roles are colocated."""
+    result: dict[int, dict[str, float]] = {}
+    for role in roles:
+        for index in role.bundles:
+            bundle = result.setdefault(index, {"CPU": 0.0, "GPU": 0.0})
+            bundle["CPU"] = round(bundle["CPU"] + role.cpus, 2)
+            bundle["GPU"] = round(bundle["GPU"] + role.gpus, 2)
+    return [{k: v for k, v in result[i].items() if v} for i in sorted(result)]
+
+
+def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
+    engines, ranks, references = config.rollout.num_engines, config.learner.ranks, config.reference.actors if needs_reference(config) else 0
+    asynchronous = config.buffer.max_staleness > 0
+    engine_threads = max(1, config.rollout.cpu_threads)
+    free = max(1, cpus - engines * engine_threads) if asynchronous else cpus
+    learner_threads = 1 if config.run.deterministic else config.learner.cpu_threads or max(1, free // ranks)
+    reference_threads = config.reference.cpu_threads or max(1, free // max(1, references))
+    wanted = [("rollout", engines, engine_threads), ("learner", ranks, learner_threads), ("reference", references, reference_threads)]
+    share = min(1.0, cpus / sum(count * threads for _, count, threads in wanted))
+    separate = config.placement.pin and asynchronous and config.placement.nodes == 1 and len(cores) > engines * engine_threads
+    roles, bundle = [], 0
+    for name, count, threads in wanted:
+        if not count:
+            continue
+        pins = tuple(_pin(name, i, engine_threads, engines, cores) for i in range(count)) if separate else ()
+        reserved = int(100 * threads * share) / 100  # rounded down, so that the sum never exceeds the machine
+        roles.append(RoleResources(name, count, max(reserved, 0.01), 0.0, threads, pins, tuple(range(bundle, bundle + count))))
+        bundle += count
+    return roles
+
+
+def _pin(name: str, index: int, engine_threads: int, engines: int, cores: list[int]) -> tuple[int, ...]:
+    """Engines take the first cores, one set each; learner ranks and reference share the rest."""
+    if name == "rollout":
+        return tuple(cores[index * engine_threads : (index + 1) * engine_threads])
+    return tuple(cores[engines * engine_threads :])
+
+
+def _on_gpus(config: Config, mode: str) -> list[RoleResources]:
+    colocated = mode == "colocated"
+    wanted = [
+        ("rollout", config.rollout.num_engines, ENGINE_SHARE if colocated else float(config.rollout.tensor_parallel)),
+        ("learner", config.learner.ranks, LEARNER_SHARE if colocated else config.placement.learner_gpus_per_rank),
+        ("reference", config.reference.actors if needs_reference(config) else 0, REFERENCE_SHARE if colocated else 1.0),
+    ]
+    roles, bundle = [], 0
+    for name, count, gpus in wanted:
+        if not count:
+            continue
+        first = 0 if colocated else bundle
+        roles.append(RoleResources(name, count, 1.0, gpus, threads=1, bundles=tuple(range(first, first + count))))
+        bundle += count
+    return roles

@@ -1,0 +1,78 @@
+"""Accuracy on held-out prompts: the same episode loop and the same verifiers as training, another sampling.
+
+Pure: how trajectories are generated and scored is given as functions, so it runs on a live run, on a checkpoint, or on fakes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from rayrl.config.schema import Config
+from rayrl.types import Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams, Trajectory
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generation as a person reads it."""
+
+    prompt: str
+    completion: str
+    ground_truth: str | None
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    step: int
+    accuracy: float
+    """Share of samples whose component reaches the threshold; a failed score counts as wrong."""
+    by_task: dict[str, float]
+    mean_tokens: float
+    count: int
+    failed: int
+    """Samples whose score failed."""
+    samples: list[Sample] = field(default_factory=list)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def tasks(config: Config, prompts: Sequence[Prompt]) -> list[PromptTask]:
+    """What is asked of the engines: each prompt ``evaluation.samples`` times at the evaluation's temperature."""
+    sampling = SamplingParams(
+        max_tokens=config.rollout.sampling.max_tokens, temperature=config.evaluation.temperature, stop=tuple(config.rollout.sampling.stop)
+    )
+    return [PromptTask(prompt, config.evaluation.samples, sampling, lease_id=f"eval-{prompt.ordinal}") for prompt in prompts]
+
+
+def evaluate(
+    config: Config,
+    step: int,
+    trajectories: Sequence[Trajectory],
+    score: Callable[[Sequence[Trajectory]], list[list[RewardRecord]]],
+) -> Evaluation:
+    """Scores finished trajectories. The first reward component decides, unless ``evaluation.component`` names another."""
+    component = config.evaluation.component or next(iter(config.rewards.components))
+    correct: dict[str, list[bool]] = defaultdict(list)
+    samples, failed = [], 0
+    for trajectory, records in zip(trajectories, score(trajectories), strict=True):
+        record = next(r for r in records if r.component == component)
+        failed += record.status is not RewardStatus.SCORED
+        right = record.value is not None and record.value >= config.evaluation.threshold
+        correct[trajectory.task].append(right)
+        if len(samples) < config.telemetry.print_samples:
+            samples.append(Sample(trajectory.prompt_text, trajectory.text, trajectory.ground_truth, right))
+    everything = [right for values in correct.values() for right in values]
+    return Evaluation(
+        step=step,
+        accuracy=float(np.mean(everything)) if everything else float("nan"),
+        by_task={task: float(np.mean(values)) for task, values in sorted(correct.items())},
+        mean_tokens=float(np.mean([t.num_action_tokens for t in trajectories])) if trajectories else float("nan"),
+        count=len(everything),
+        failed=failed,
+        samples=samples,
+    )

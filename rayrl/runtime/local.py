@@ -1,0 +1,80 @@
+"""The in-process twin of the Ray runtime: the same roles as plain objects, each call on its role's own threads.
+
+For unit tests and for a debugger: one process, no Ray, the same driver loop. It isolates nothing; a role that crashes the
+interpreter takes the run along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+from rayrl.errors import DeadlineExceeded
+from rayrl.runtime.contract import RoleSpec
+
+
+class LocalStore:
+    """References are the values themselves."""
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def get(self, ref: Any, *, timeout_s: float) -> Any:
+        return ref
+
+    offer = put
+
+    def adopt(self, ticket: Any) -> Any:
+        return ticket
+
+
+class LocalPending:
+    def __init__(self, role: str, method: str, future: Future) -> None:
+        self._what, self._future = f"{role}.{method}", future
+
+    def result(self, timeout_s: float) -> Any:
+        try:
+            return self._future.result(timeout_s)
+        except FutureTimeout:
+            if self._future.done():  # the role itself raised a TimeoutError
+                raise
+            raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {self._what}", "raise the limit under `deadlines`") from None
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._future in wait([self._future], timeout_s).done
+
+
+class LocalHandle:
+    def __init__(self, spec: RoleSpec, role: Any, call_s: float) -> None:
+        self.name, self._role, self._call_s = spec.name, role, call_s
+        self._threads = ThreadPoolExecutor(spec.concurrency, thread_name_prefix=spec.name)
+
+    def submit(self, method: str, *args: Any, **kwargs: Any) -> LocalPending:
+        return LocalPending(self.name, method, self._threads.submit(getattr(self._role, method), *args, **kwargs))
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return lambda *args, **kwargs: self.submit(method, *args, **kwargs).result(self._call_s + kwargs.get("wait_s", 0.0))
+
+
+class LocalRuntime:
+    def __init__(self, call_s: float = 60.0) -> None:
+        self.store, self._call_s, self._handles = LocalStore(), call_s, []
+
+    def start(self, specs: Sequence[RoleSpec], timeout_s: float) -> list[LocalHandle]:
+        handles = [LocalHandle(spec, spec.build(**spec.kwargs), self._call_s) for spec in specs]
+        self._handles += handles
+        return handles
+
+    def stop(self, handle: LocalHandle) -> None:
+        handle._threads.shutdown(wait=False, cancel_futures=True)
+
+    def usage(self) -> dict[str, float]:
+        return {"used": 0.0, "capacity": 0.0}
+
+    def shutdown(self) -> None:
+        for handle in self._handles:
+            self.stop(handle)

@@ -1,0 +1,138 @@
+"""Roles as Ray actors: a session on a local or an existing cluster, a placement group, the object store.
+
+Ray restarts nothing by itself here: a role that dies is reported with its log, and `pool.py` decides what happens.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rayrl.config.schema import DeadlinesConfig, PlacementConfig
+from rayrl.errors import PlacementError, RoleFailed
+from rayrl.runtime.contract import RoleSpec
+from rayrl.runtime.host import HostActor, RayHandle, RayPending, last_lines
+from rayrl.runtime.store import RayStore
+
+_FORWARDED = (
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "TOKENIZERS_PARALLELISM",
+    "WANDB_API_KEY",
+    "WANDB_MODE",
+    "NCCL_DEBUG",
+    "NCCL_SOCKET_IFNAME",
+)
+"""The only environment variables that reach actors on other nodes."""
+
+
+class RayRuntime:
+    """Joins or starts Ray, reserves bundles, hosts roles. `shutdown` ends only what this object started."""
+
+    def __init__(
+        self,
+        placement: PlacementConfig,
+        deadlines: DeadlinesConfig,
+        log_dir: Path,
+        *,
+        bundles: Sequence[Mapping[str, float]] = (),
+        local_cpus: int | None = None,
+    ) -> None:
+        self._deadlines, self._log_dir, self._group = deadlines, log_dir.absolute(), None
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = placement.ray_address or os.environ.get("RAY_ADDRESS")
+        self._own = not ray.is_initialized() and not address
+        if not ray.is_initialized():
+            local = {"num_cpus": local_cpus, "object_store_memory": placement.object_store_mib * 2**20, "include_dashboard": False}
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"env_vars": {key: os.environ[key] for key in _FORWARDED if key in os.environ}},
+                **(local if self._own else {}),
+            )
+        self.store = RayStore(deadlines.call_s)
+        if bundles:
+            self._group = self._reserve([dict(b) for b in bundles], "PACK" if placement.nodes <= 1 else "SPREAD")
+
+    def start(self, specs: Sequence[RoleSpec], timeout_s: float) -> list[RayHandle]:
+        handles, refs = [], []
+        for spec in specs:
+            log = str(self._log_dir / f"{spec.name}.log")
+            actor = self._host(spec, log)
+            handles.append(RayHandle(spec.name, actor, self._deadlines.call_s, log))
+            refs.append(RayPending(spec.name, "start", actor.build.remote(spec.build, dict(spec.kwargs)), log))
+        limit = time.monotonic() + timeout_s
+        waiting = dict(zip((p.ref for p in refs), refs, strict=True))
+        while waiting:  # whoever fails first is reported first, not whoever was asked first
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, limit - time.monotonic()))
+            for ref in ready or list(waiting):
+                waiting.pop(ref).result(0 if not ready else 10.0)
+        return handles
+
+    def node(self, handle: RayHandle) -> dict:
+        """Pid, address, a free port and accelerators of a role's process."""
+        return ray.get(handle._actor.node.remote(), timeout=self._deadlines.call_s)
+
+    def reserve_address(self, spec: RoleSpec) -> str:
+        """``host:port`` for a rendezvous of ranks, on the node of ``spec``'s bundle."""
+        actor = self._host(replace(spec, cores=()), "")
+        try:
+            node = ray.get(actor.node.remote(), timeout=self._deadlines.start_s)
+        except (GetTimeoutError, RayActorError) as e:
+            raise RoleFailed(f"no process could be started for {spec.name}: {e}") from None
+        ray.kill(actor)
+        return f"{node['address']}:{node['port']}"
+
+    def stop(self, handle: RayHandle) -> None:
+        ray.kill(handle._actor, no_restart=True)
+
+    def log_tail(self, name: str) -> str:
+        return last_lines(str(self._log_dir / f"{name}.log"))
+
+    def usage(self) -> dict[str, float]:
+        total, free = ray.cluster_resources(), ray.available_resources()
+        capacity = total.get("object_store_memory", 0.0)
+        return {"used": capacity - free.get("object_store_memory", capacity), "capacity": capacity}
+
+    def shutdown(self) -> None:
+        if self._group is not None and ray.is_initialized():
+            remove_placement_group(self._group)
+        if self._own:
+            ray.shutdown()
+
+    def _host(self, spec: RoleSpec, log: str) -> ray.actor.ActorHandle:
+        search_path = [os.path.abspath(entry) for entry in sys.path]
+        return HostActor.options(**self._options(spec)).remote(log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path)
+
+    def _options(self, spec: RoleSpec) -> dict:
+        options: dict = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_concurrency": spec.concurrency, "max_restarts": 0}
+        if self._group is not None and spec.bundle is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=spec.bundle)
+        return options
+
+    def _reserve(self, bundles: list[dict[str, float]], strategy: str):
+        group = placement_group(bundles, strategy=strategy)
+        if group.wait(self._deadlines.placement_s):
+            return group
+        nodes = [(n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
+        remove_placement_group(group)
+        asked = "\n".join(
+            f"    bundle {i}: {b}" + ("" if any(all(r.get(k, 0) >= v for k, v in b.items()) for _, r in nodes) else "   <- fits on no node")
+            for i, b in enumerate(bundles)
+        )
+        have = "\n".join(f"    {a}: " + ", ".join(f"{k} {r[k]:g}" for k in ("CPU", "GPU") if k in r) for a, r in nodes)
+        raise PlacementError(
+            f"the cluster did not place the run within {self._deadlines.placement_s:.0f} s\n  asked:\n{asked}\n  nodes:\n{have}",
+            "ask for fewer GPUs or engines, or add nodes; `rayrl plan` shows what each role wants",
+        )

@@ -1,0 +1,151 @@
+"""The metrics of a run: every name is known here, and a writer fans them out to sinks.
+
+Names are ``role/quantity_unit`` (a quantity without unit has no suffix). Families with names that a configuration invents
+(reward components, tasks) have a prefix; any other unknown name is refused, so that reports and documentation stay complete.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple, Protocol
+
+
+class Metric(NamedTuple):
+    unit: str
+    """What one is: ``s``, ``tokens``, ``groups``, ``nats`` ... empty for a pure number."""
+    description: str
+
+
+METRICS: dict[str, Metric] = {
+    # the first thing to look at when a run goes wrong
+    "mismatch/kl_nats": Metric("nats", "KL(behaviour ‖ learner) per token, k3 estimate: how far engine and learner disagree"),
+    "mismatch/gap_mean_nats": Metric("nats", "Mean |engine − learner| log-probability per token"),
+    "mismatch/gap_max_nats": Metric("nats", "Largest |engine − learner| log-probability of a token"),
+    "mismatch/ratio_mean": Metric("", "Mean importance ratio learner / behaviour"),
+    "mismatch/ratio_max": Metric("", "Largest importance ratio of a token"),
+    "mismatch/ess": Metric("", "Effective sample size of the importance weights, as a share"),
+    "mismatch/capped_share": Metric("", "Tokens whose importance weight was truncated or masked"),
+    "learner/loss": Metric("", "Loss that was minimised"),
+    "learner/policy_loss": Metric("", "Policy term of the loss"),
+    "learner/value_loss": Metric("", "Value term of the loss (PPO)"),
+    "learner/kl_nats": Metric("nats", "KL of the policy against the reference model, per token"),
+    "learner/entropy_nats": Metric("nats", "Entropy of the policy, per token"),
+    "learner/clip_share": Metric("", "Tokens whose ratio was clipped"),
+    "learner/clip_low_share": Metric("", "Tokens clipped from below"),
+    "learner/clip_high_share": Metric("", "Tokens clipped from above"),
+    "learner/ratio_mean": Metric("", "Mean ratio of new to old policy"),
+    "learner/ratio_max": Metric("", "Largest ratio of new to old policy"),
+    "learner/approx_kl_nats": Metric("nats", "KL of the old against the new policy, per token"),
+    "learner/advantage_mean": Metric("", "Mean advantage over action tokens"),
+    "learner/advantage_std": Metric("", "Standard deviation of the advantage"),
+    "learner/explained_variance": Metric("", "Of the returns by the value model (PPO)"),
+    "learner/grad_norm": Metric("", "Global gradient norm before clipping"),
+    "learner/lr": Metric("", "Learning rate"),
+    "learner/critic_lr": Metric("", "Learning rate of the critic"),
+    "learner/updates_count": Metric("updates", "Optimiser updates in the step"),
+    "learner/tokens": Metric("tokens", "Tokens processed in the step, prompts included"),
+    "learner/action_tokens": Metric("tokens", "Tokens trained on in the step"),
+    "learner/padding_share": Metric("", "Padding among the tokens computed"),
+    "learner/busy_s": Metric("s", "Seconds the learner computed"),
+    "learner/wait_s": Metric("s", "Seconds the learner waited for a batch"),
+    "learner/tokens_per_s": Metric("tokens/s", "Tokens trained per second of learner work"),
+    "learner/peak_memory_bytes": Metric("bytes", "Largest memory of a learner rank"),
+    "reference/busy_s": Metric("s", "Seconds the reference model computed"),
+    "rollout/tokens": Metric("tokens", "Action tokens sampled in the step"),
+    "rollout/tokens_per_s": Metric("tokens/s", "Action tokens sampled per second of the step"),
+    "rollout/length_mean_tokens": Metric("tokens", "Mean action tokens of a trajectory"),
+    "rollout/length_max_tokens": Metric("tokens", "Longest trajectory in action tokens"),
+    "rollout/truncated_share": Metric("", "Trajectories that ran into the token limit"),
+    "rollout/aborted_share": Metric("", "Trajectories that were cancelled"),
+    "rollout/turns_mean": Metric("turns", "Mean policy turns of an episode"),
+    "rollout/busy_s": Metric("s", "Seconds the engines generated, summed over engines"),
+    "rollout/wait_s": Metric("s", "Seconds the engines had nothing to do, summed over engines"),
+    "rollout/workers_count": Metric("workers", "Rollout workers alive"),
+    "rewards/busy_s": Metric("s", "Seconds spent scoring"),
+    "rewards/wait_s": Metric("s", "Seconds the scorers had nothing to do"),
+    "rewards/latency_mean_s": Metric("s", "Mean time of one verifier call"),
+    "rewards/failed_count": Metric("samples", "Samples without a usable score in the step"),
+    "sync/version": Metric("", "Weight version after the step"),
+    "sync/total_s": Metric("s", "Weight update, from packing to the last engine's proof"),
+    "sync/paused_s": Metric("s", "Longest pause of an engine's generation"),
+    "sync/bytes": Metric("bytes", "Bytes of one weight update"),
+    "sync/bytes_per_s": Metric("bytes/s", "Achieved rate of the weight update"),
+    "sync/canary_gap_nats": Metric("nats", "Mean |engine − learner| log-probability of the canary prompt"),
+    "sync/canary_moved_nats": Metric("nats", "Mean change of the canary's log-probabilities since the last update"),
+    "batch/groups": Metric("groups", "Groups in the batch"),
+    "batch/trajectories": Metric("trajectories", "Trajectories trained on"),
+    "batch/reward_mean": Metric("", "Mean aggregated reward of the kept samples"),
+    "batch/reward_std": Metric("", "Standard deviation of the aggregated reward"),
+    "batch/accuracy": Metric("", "Samples of the batch that count as correct"),
+    "batch/zero_variance_share": Metric("", "Groups whose samples all have one reward"),
+    "batch/staleness_mean_versions": Metric("versions", "Mean staleness of the batch's groups"),
+    "batch/staleness_max_versions": Metric("versions", "Largest staleness of the batch's groups"),
+    "buffer/live_groups": Metric("groups", "Admitted and not finished"),
+    "buffer/queued_groups": Metric("groups", "Prompts that wait for a rollout worker"),
+    "buffer/in_flight_groups": Metric("groups", "Prompts being generated"),
+    "buffer/unscored_groups": Metric("groups", "Finished groups that wait for rewards"),
+    "buffer/ready_groups": Metric("groups", "Groups ready for the learner"),
+    "buffer/leased_groups": Metric("groups", "Groups at the learner"),
+    "buffer/trained_groups": Metric("groups", "Groups trained since the run began"),
+    "buffer/dropped_groups": Metric("groups", "Groups dropped since the run began"),
+    "buffer/held_bytes": Metric("bytes", "Payload held by the buffer"),
+    "buffer/full_bool": Metric("", "1 while the buffer is full and leases no prompts"),
+    "buffer/times_full_count": Metric("times", "How often the buffer became full"),
+    "buffer/reissued_count": Metric("leases", "Prompt leases that expired, failed or lost their worker, and were queued again"),
+    "buffer/results_refused_count": Metric("groups", "Results that came second or too late"),
+    "buffer/staleness_mean_versions": Metric("versions", "Mean staleness of all groups trained"),
+    "step/total_s": Metric("s", "One step, end to end"),
+    "step/tokens_per_s": Metric("tokens/s", "Trained tokens per second of the whole step, prompts included"),
+    "step/generate_wait_s": Metric("s", "The driver's wait for a batch"),
+    "step/learn_s": Metric("s", "The driver's wait for the learner"),
+    "step/sync_s": Metric("s", "The driver's wait for the weight update"),
+    "step/save_s": Metric("s", "The driver's wait for a checkpoint"),
+    "step/evaluate_s": Metric("s", "The driver's wait for an evaluation"),
+    "store/used_bytes": Metric("bytes", "Object store in use"),
+    "telemetry/spans_lost_count": Metric("spans", "Spans that fell out of a recorder before they were drained"),
+}
+
+FAMILIES: dict[str, Metric] = {
+    "reward/": Metric("", "Mean of one reward component over the batch: reward/<component>"),
+    "eval/": Metric("", "Evaluation on held-out prompts: eval/<task>/<quantity>"),
+    "buffer/dropped/": Metric("groups", "Groups dropped since the run began, by reason"),
+    "buffer/staleness/": Metric("groups", "Groups trained since the run began, by staleness in versions"),
+    "buffer/failed_scores/": Metric("samples", "Failed scores since the run began, by component"),
+    "memory/": Metric("bytes", "Resident memory by role: memory/<role>_bytes"),
+}
+
+
+def check_name(name: str) -> None:
+    """Raises `ValueError` with the nearest known name."""
+    if name not in METRICS and not any(name.startswith(prefix) and name != prefix for prefix in FAMILIES):
+        near = get_close_matches(name, METRICS, n=1)
+        raise ValueError(f"metric {name!r} is not in telemetry/metrics.py" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+class Sink(Protocol):
+    def write(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsWriter:
+    """Checks names and hands every write to all sinks. Owned by one thread."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = tuple(sinks)
+        self._checked: set[str] = set()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Values are anything that `float` takes. Raises `ValueError` for an unknown name; sinks raise `StorageError`."""
+        for name in metrics.keys() - self._checked:
+            check_name(name)
+            self._checked.add(name)
+        values, now = {name: float(value) for name, value in metrics.items()}, time.time()
+        for sink in self._sinks:
+            sink.write(step, now, values)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()

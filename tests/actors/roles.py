@@ -1,0 +1,87 @@
+"""Small roles for the runtime's tests; a module of its own so that actor processes can import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+
+from rayrl.errors import ConfigError
+
+
+class Keeper:
+    """Holds adopted payloads, as the buffer does."""
+
+    def __init__(self, store):
+        self.store, self.refs, self.lost = store, [], []
+
+    def take(self, ticket):
+        self.refs.append(self.store.adopt(ticket))
+
+    def total(self):
+        return [float(self.store.get(ref, timeout_s=10).sum()) for ref in self.refs]
+
+    def release_worker(self, name):
+        self.lost.append(name)
+
+    def losses(self):
+        return self.lost
+
+
+class Worker:
+    """A worker with a loop."""
+
+    def __init__(self, store=None, keeper=None, weights=0):
+        self.store, self.keeper, self.weights, self.stopping = store, keeper, weights, threading.Event()
+
+    def run(self):
+        if not self.stopping.wait(60.0):
+            raise TimeoutError("nobody stopped the worker")
+
+    def stop(self):
+        self.stopping.set()
+
+    def offer(self, count):
+        self.keeper.take(self.store.offer(np.ones(count)))
+
+    def load(self, weights):
+        self.weights = weights
+
+    def held(self):
+        return self.weights
+
+    def pid(self):
+        return os.getpid()
+
+    def environment(self):
+        return {
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "cores": sorted(os.sched_getaffinity(0)),
+            "secret": os.environ.get("SECRET_OF_THE_DRIVER"),
+        }
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def complain(self):
+        raise ConfigError("batch.group_size is 0", "set it to 1 or more")
+
+    def stumble(self):
+        print("about to stumble", flush=True)
+        raise KeyError("step")
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return seconds
+
+
+def build(cls, **kwargs):
+    return cls(**kwargs)
+
+
+def fail(**kwargs):
+    print("looking for the model", flush=True)
+    raise RuntimeError("no model here")

@@ -1,0 +1,135 @@
+"""Roles in real Ray actors and in the in-process twin: the same contract, and failures that say who failed and why."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from roles import Keeper, Worker, build, fail
+
+from rayrl.errors import ConfigError, DeadlineExceeded, RoleFailed
+from rayrl.runtime.contract import RoleSpec
+from rayrl.runtime.local import LocalRuntime
+from rayrl.runtime.pool import Pool, Ranks
+
+
+def spec(name, cls=Worker, **kwargs):
+    return RoleSpec(name, build, {"cls": cls, **kwargs})
+
+
+@pytest.fixture(params=["ray", "local"])
+def runtime(request):
+    return request.getfixturevalue("ray_runtime") if request.param == "ray" else LocalRuntime(call_s=30)
+
+
+@pytest.fixture
+def worker(ray_runtime):
+    handle = ray_runtime.start([spec("worker")], 60)[0]
+    yield handle
+    ray_runtime.stop(handle)
+
+
+def test_a_handle_calls_the_role_and_returns_its_answer(runtime):
+    handle = runtime.start([spec("worker", weights=7)], 60)[0]
+    assert handle.held() == 7
+    handle.load(8)
+    assert handle.submit("held").result(10) == 8
+    runtime.stop(handle)
+
+
+def test_our_own_errors_cross_the_process_border_unchanged(runtime):
+    handle = runtime.start([spec("worker")], 60)[0]
+    with pytest.raises(ConfigError, match="group_size") as caught:
+        handle.complain()
+    assert caught.value.hint == "set it to 1 or more"
+    runtime.stop(handle)
+
+
+def test_a_call_that_outlasts_its_limit_names_whom_it_waited_for(runtime):
+    handle = runtime.start([spec("sleeper")], 60)[0]
+    pending = handle.submit("sleep", 2.0)
+    with pytest.raises(DeadlineExceeded, match=r"sleeper\.sleep"):
+        pending.result(0.1)
+    assert pending.result(20) == 2.0
+    runtime.stop(handle)
+
+
+def test_payload_outlives_the_worker_that_made_it_once_it_is_adopted(ray_runtime):
+    keeper = ray_runtime.start([spec("keeper", Keeper, store=ray_runtime.store)], 60)[0]
+    maker = ray_runtime.start([spec("maker", store=ray_runtime.store, keeper=keeper)], 60)[0]
+    for count in (10, 1_000_000):  # small objects travel inline, large ones through shared memory
+        maker.offer(count)
+    pid = maker.pid()
+    with pytest.raises(RoleFailed):
+        maker.die()
+    while os.path.exists(f"/proc/{pid}"):
+        time.sleep(0.01)
+    assert keeper.total() == [10.0, 1_000_000.0]
+    ray_runtime.stop(keeper)
+
+
+def test_a_bug_in_a_role_is_reported_with_its_name_and_the_end_of_its_log(worker):
+    with pytest.raises(RoleFailed, match="worker raised KeyError") as caught:
+        worker.stumble()
+    assert "about to stumble" in caught.value.hint
+
+
+def test_a_role_that_cannot_be_built_is_reported_at_once_although_others_are_slow(ray_runtime):
+    with pytest.raises(RoleFailed, match="broken raised RuntimeError: no model here") as caught:
+        ray_runtime.start([spec("fine"), RoleSpec("broken", fail)], 60)
+    assert "looking for the model" in caught.value.hint
+
+
+def test_threads_and_cores_are_set_before_the_role_is_built_and_other_variables_stay_out(ray_runtime, monkeypatch):
+    monkeypatch.setenv("SECRET_OF_THE_DRIVER", "42")
+    core = min(os.sched_getaffinity(0))
+    handle = ray_runtime.start([RoleSpec("pinned", build, {"cls": Worker}, threads=3, cores=(core,))], 60)[0]
+    assert handle.environment() == {"threads": "3", "cores": [core], "secret": None}
+    ray_runtime.stop(handle)
+
+
+def test_a_dead_worker_is_replaced_with_the_newest_weights_and_its_leases_are_released(ray_runtime):
+    specs, lost = [spec("pool-0", weights=1), spec("pool-1", weights=1)], []
+    pool = Pool(
+        ray_runtime,
+        specs,
+        ray_runtime.start(specs, 60),
+        start_s=60,
+        on_lost=lost.append,
+        on_back=lambda handle: handle.load(5),
+    )
+    pool.run()
+    pool.check()
+    dead = pool.handles[1].pid()
+    pool.handles[1].submit("die")
+    while not lost:
+        pool.check()
+        time.sleep(0.05)
+    assert lost == ["pool-1"] and pool.restarts == [0, 1]
+    assert pool.call("held", timeout_s=30) == [1, 5] and pool.handles[1].pid() != dead
+    pool.stop(20)
+
+
+def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_failure(ray_runtime):
+    specs = [spec("frail-0")]
+    pool = Pool(ray_runtime, specs, ray_runtime.start(specs, 60), start_s=60, restarts=1)
+    pool.run()
+    with pytest.raises(RoleFailed, match="frail-0 died .*after 1 restarts"):
+        for _ in range(400):
+            pool.handles[0].submit("die")
+            pool.check()
+            time.sleep(0.05)
+
+
+def test_one_failed_rank_fails_the_joint_call_although_the_others_still_wait_for_it(ray_runtime):
+    handles = ray_runtime.start([spec("rank-0"), spec("rank-1")], 60)
+    ranks = Ranks(handles)
+    assert ranks.call("held", timeout_s=20) == 0
+    handles[1].submit("die")
+    started = time.monotonic()
+    with pytest.raises(RoleFailed, match="rank-1"):
+        ranks.submit("sleep", 30).result(60)
+    assert time.monotonic() - started < 20
+    for handle in handles:
+        ray_runtime.stop(handle)
