@@ -74,7 +74,12 @@ def check(*, deep: bool = False) -> Report:
     findings = [
         *_machine_findings(machine),
         *_package_findings(broken),
-        Finding("generation", OK if engine == "vllm" else NOTE if engine else MISSING, f"{engine or 'no engine'}: {why}", "" if engine else _SETUP),
+        Finding(
+            "generation",
+            OK if engine == "vllm" else NOTE if engine else MISSING,
+            f"{engine or 'no engine'}: {why}",
+            "" if engine else _SETUP,
+        ),
         Finding("learning", OK if learner else MISSING, learner or "no backend", "" if learner else _SETUP),
         *_tool_findings(learner),
     ]
@@ -123,7 +128,9 @@ def broken_imports() -> dict[str, str]:
 def _machine_findings(machine: Machine) -> Iterator[Finding]:
     version = platform.python_version()
     new_enough = sys.version_info >= (3, 11)
-    yield Finding("python", OK if new_enough else MISSING, f"{version} on {machine.system}", "" if new_enough else "install Python 3.11 or newer")
+    yield Finding(
+        "python", OK if new_enough else MISSING, f"{version} on {machine.system}", "" if new_enough else "install Python 3.11 or newer"
+    )
     vector = next((f for f in ("avx512f", "avx2") if f in machine.flags), None)
     names = {"avx512f": "AVX-512", "avx2": "AVX2", None: "no AVX2"}
     bf16 = ", bfloat16 instructions" if {"avx512_bf16", "amx_bf16"} & machine.flags else ""
@@ -152,14 +159,19 @@ def _package_findings(broken: Mapping[str, str]) -> Iterator[Finding]:
     if strangers:
         listed = ", ".join(strangers)
         yield Finding(
-            "torch family", NOTE, f"{listed}: another build than torch {installed('torch')}", f"pip uninstall {listed} (text models need none)"
+            "torch family",
+            NOTE,
+            f"{listed}: another build than torch {installed('torch')}",
+            f"pip uninstall {listed} (text models need none)",
         )
 
 
 def _tool_findings(learner: str | None) -> Iterator[Finding]:
     compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
     need = "DeepSpeed builds a small C++ op at first use: install g++, or train with learner.backend=torch"
-    yield Finding("C++ compiler", OK if compiler else NOTE if learner != "deepspeed" else MISSING, compiler or "none", "" if compiler else need)
+    yield Finding(
+        "C++ compiler", OK if compiler else NOTE if learner != "deepspeed" else MISSING, compiler or "none", "" if compiler else need
+    )
     bwrap = shutil.which("bwrap")
     remedy = "verifiers that run code then have limits on time and memory only; install bubblewrap to cut them off from network and files"
     yield Finding("sandbox", OK if bwrap else NOTE, "bubblewrap" if bwrap else "resource limits only", "" if bwrap else remedy)

@@ -7,35 +7,26 @@ those that the driver uses (`config.placement`, `config.sizes`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rayrl.check import installed, usable_engine
 from rayrl.config.checks import problems as inconsistencies
 from rayrl.config.loading import Loaded
-from rayrl.config.placement import RoleResources, bundles, placement_mode, role_resources
+from rayrl.config.placement import Resources, RoleResources, bundles, placement_mode, role_resources, run_resources
 from rayrl.config.schema import Config
 from rayrl.config.sizes import ModelSize, longest_sequence, model_size, role_memory
+from rayrl.data.sources import TASK_PREFIX, load_rows
+from rayrl.envs.registry import load_env
 from rayrl.errors import RayrlError
 from rayrl.machine import Machine, inspect_machine
+from rayrl.rewards.registry import bind
 
 BYTES_PER_TOKEN = 4 + 1 + 4
 """Of a trajectory in the buffer: id, mask, log-prob."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the run counts on."""
-
-    nodes: int
-    cpus: int
-    """On all nodes."""
-    gpus: int
-    """On all nodes."""
-    declared: bool
-    """From placement.* rather than from this machine."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class Plan:
 def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
     """The plan of a configuration (loaded with ``check=False``: its inconsistencies become problems of the plan)."""
     config, machine = loaded.config, machine or inspect_machine()
-    resources = _resources(config, machine)
+    resources = run_resources(config.placement, len(machine.cores), len(machine.gpus))
     mode = placement_mode(config, resources.gpus)
     roles = role_resources(config, resources.cpus, resources.gpus, cores=None if resources.declared else machine.cores)
     size = model_size(config.model.path)
@@ -108,16 +99,9 @@ def step_arithmetic(config: Config) -> dict[str, int]:
     }
 
 
-def _resources(config: Config, machine: Machine) -> Resources:
-    placement = config.placement
-    declared = placement.nodes > 1 or placement.gpus_per_node > 0 or placement.cpus_per_node > 0
-    gpus = placement.gpus_per_node if declared else len(machine.gpus)
-    return Resources(placement.nodes, placement.nodes * (placement.cpus_per_node or len(machine.cores)), placement.nodes * gpus, declared)
-
-
 def _placement_problems(config: Config, mode: str, resources: Resources, roles: list[RoleResources]) -> Iterator[str]:
     if mode != "cpu" and resources.gpus == 0:
-        yield f"placement.mode is {mode} and there is no GPU: set placement.gpus_per_node for the cluster it is meant for, or placement.mode=cpu"
+        yield f"placement.mode is {mode} and there is no GPU: declare placement.gpus_per_node for a cluster, or set placement.mode=cpu"
         return
     asked = bundles(roles)
     for kind, have in (("CPU", resources.cpus), ("GPU", resources.gpus)):
@@ -144,7 +128,7 @@ def _size_problems(
     if mode == "cpu":
         one = longest_sequence(config) * size.kv_bytes_per_token(4 if config.model.dtype == "float32" else 2)
         if one > config.rollout.kv_cache_gib * 2**30:
-            yield f"rollout.kv_cache_gib {config.rollout.kv_cache_gib:g} does not hold one sequence of {longest_sequence(config)} tokens ({gib(one)})"
+            yield f"rollout.kv_cache_gib {config.rollout.kv_cache_gib:g} does not hold one longest sequence ({gib(one)}): raise it"
         total = sum(r.count * sum(memory.get(r.name, {}).values()) for r in roles) + config.placement.object_store_mib * 2**20
         if not resources.declared and total > machine.memory:
             yield f"roles and object store need at least {gib(total)} and this machine has {gib(machine.memory)}"
@@ -152,15 +136,19 @@ def _size_problems(
         device = min(g.memory for g in machine.gpus)
         need = sum(v for k, v in memory["learner"].items() if "host" not in k)
         if need > device:
-            yield f"a learner rank needs at least {gib(need)} and a GPU has {gib(device)}: raise learner.zero_stage and learner.ranks, or learner.offload=true"
+            yield f"a learner rank needs at least {gib(need)} and a GPU has {gib(device)}: learner.zero_stage=3 and more ranks, or offload"
 
 
 def _name_problems(config: Config) -> Iterator[str]:
-    from rayrl.rewards.registry import bind
-
-    for name, component in config.rewards.components.items():
+    """Verifiers, environment and generated task must exist and take their arguments; files must be there."""
+    asked: list[Callable[[], Any]] = [partial(bind, name, c.verifier, c.args) for name, c in config.rewards.components.items()]
+    if config.rollout.env is not None:
+        asked.append(partial(load_env, config.rollout.env))
+    if config.data.source.startswith(TASK_PREFIX):
+        asked.append(partial(load_rows, config.data, "train"))
+    for ask in asked:
         try:
-            bind(name, component.verifier, component.args)
+            ask()
         except RayrlError as e:
             yield f"{e.message} ({e.hint})" if e.hint else e.message
     for key, source in (("data.source", config.data.source), ("data.eval_source", config.data.eval_source)):
@@ -188,7 +176,8 @@ def _notes(config: Config, mode: str, size: ModelSize | None, machine: Machine, 
             yield f"the key/value cache holds {fit} full-length sequences of the {config.rollout.max_running} in rollout.max_running"
     step_bytes = step_arithmetic(config)["tokens per step, at most"] * BYTES_PER_TOKEN * (config.buffer.max_staleness + 1)
     if step_bytes > config.placement.object_store_mib * 2**20 and config.placement.ray_address is None:
-        yield f"trajectories may take {gib(step_bytes)}, the object store has {config.placement.object_store_mib} MiB: Ray would spill to disk"
+        store = config.placement.object_store_mib
+        yield f"trajectories may take {gib(step_bytes)} and placement.object_store_mib is {store}: Ray would spill to disk"
 
 
 def gib(count: float) -> str:

@@ -206,12 +206,13 @@ def _or(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def _known(known: Iterable[str], name: str, key: str) -> str:
-    names = list(known)
+def _known(table: Iterable[str], name: str, key: str) -> str:
+    names = list(table)
     if name in names:
         return name
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
+    similarity = {known: difflib.SequenceMatcher(None, name, known).ratio() for known in names}
+    nearest = max(names, key=similarity.__getitem__)
+    suggestion = f"did you mean {nearest!r}? " if similarity[nearest] > 0.4 else ""
     raise ConfigError(f"{key} is {name!r}, which is not known", f"{suggestion}Known: {', '.join(names)}")
 
 

@@ -29,7 +29,8 @@ class RewardRules:
     """How records become rewards. A failed score is never a number: the sample is masked, or takes ``fallback_value`` as its reward."""
 
     weights: Mapping[str, float]
-    """Weight per component; each of these components must have a record for each sample, a missing one counts as failed."""
+    """Weight per component; each of these must have a record for each sample, a missing one counts as failed. Components without
+    a weight are only measured: they reach neither ``aggregate`` nor ``kept``."""
     aggregate: Aggregate
     on_failure: str = "drop"
     """drop: ``kept`` is False. fallback: the sample's reward is ``fallback_value``."""
@@ -54,10 +55,11 @@ class RewardRules:
                     components[record.component][i] = record.value
         failures = Counter({name: int(np.isnan(v).sum()) for name, v in components.items() if np.isnan(v).any()})
 
-        scored = ~np.any([np.isnan(v) for v in components.values()], axis=0) if components else np.zeros(n, dtype=bool)
+        weighted = {name: components[name] for name in self.weights}
+        scored = ~np.any([np.isnan(v) for v in weighted.values()], axis=0) if weighted else np.zeros(n, dtype=bool)
         rewards = np.zeros(n, dtype=np.float32)
         if scored.any():
-            rewards[scored] = self.aggregate({name: v[scored] for name, v in components.items()}, self.weights)
+            rewards[scored] = self.aggregate({name: v[scored] for name, v in weighted.items()}, self.weights)
         scored &= np.isfinite(rewards)
         kept = np.array([reason != FinishReason.ABORT for reason in info.finish_reasons] or [True] * n)
         if self.on_failure == "fallback":

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from rayrl.buffer import snapshot as snapshots
@@ -40,13 +41,16 @@ class BufferService:
         jobs: Sequence[str] = ("verifiers",),
         num_workers: int = 0,
         priority: Priority = reward_spread,
+        adopt: Callable[[Any], Any] = lambda payload: payload,
     ) -> None:
-        """``weights``, ``aggregate``, ``group_filter``, ``on_failure``, ``fallback_value``: see `RewardRules`.
+        """``adopt``: makes a payload outlive the worker that brought it (`Store.adopt`), called once for each that arrives.
+        ``weights``, ``aggregate``, ``group_filter``, ``on_failure``, ``fallback_value``: see `RewardRules`.
         ``jobs``, ``num_workers``, ``priority``: see `BufferCore`.
         """
         rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter)
         self._core = BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority)
         self._groups_per_step = batch.groups_per_step
+        self._adopt = adopt
         self._changed = threading.Condition()
         self._progress = 0
         self._closed = False
@@ -66,6 +70,8 @@ class BufferService:
 
     def put_groups(self, worker: str, groups: Sequence[GroupInfo], records: Mapping[int, Records] | None = None) -> list[bool]:
         """False for a group that is refused: another result won or its ordinal is finished; the worker forgets it."""
+        # Outside the lock, because the maker takes part; the refused ones too, so that nothing stays stashed with it.
+        groups = [replace(group, payload=self._adopt(group.payload)) for group in groups]
         with self._changed:
             accepted = self._core.put_groups(worker, groups, records)
             self._note(any(accepted))
@@ -136,7 +142,7 @@ class BufferService:
             self._changed.notify_all()
 
     def release_worker(self, name: str) -> None:
-        """A rollout worker or scorer is gone: its leases are reissued, its static share opens to others."""
+        """A rollout worker or scorer is gone: its leases are reissued, its static share opens to others, its open calls end."""
         with self._changed:
             self._core.release_worker(name)
             self._released[name] += 1

@@ -14,7 +14,11 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status. Errors that are meant for a person are printed without a traceback."""
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if any(r.startswith("-") or "=" not in r for r in rest) or (rest and "overrides" not in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse gives up on positional arguments that follow an option
+        arguments.overrides = [*arguments.overrides, *rest]
     if arguments.command is None:
         parser.print_help()
         return 0

@@ -65,15 +65,15 @@ def evaluate(arguments: Namespace) -> None:
     from rayrl.config.loading import load
 
     loaded = load(arguments.recipe, arguments.overrides, profile=arguments.profile)
-    from rayrl.evaluation.run import evaluate_checkpoint
+    from rayrl.evaluate import evaluate_checkpoint
 
-    metrics = evaluate_checkpoint(loaded, Path(arguments.checkpoint))
+    result = evaluate_checkpoint(loaded, Path(arguments.checkpoint)).to_json()
     if arguments.json:
-        print(json.dumps(metrics, indent=1))
+        print(json.dumps(result, indent=1))
     else:
         from rayrl.cli import show
 
-        show.metrics(metrics)
+        show.evaluation(result, loaded.config.telemetry.print_samples)
 
 
 def export(arguments: Namespace) -> None:
@@ -92,9 +92,17 @@ def methods(arguments: Namespace) -> None:
         show.methods(rows)
 
 
+def warmstart(arguments: Namespace) -> None:
+    """The problems it is taught on are those of the training split, so that held-out ones stay unseen."""
+    from rayrl.config.loading import load
+    from rayrl.data.sources import load_rows
+
+    config = load(arguments.recipe, check=False).config
+    problems = [str(row.prompt) for row in load_rows(config.data, "train")]
+    from rayrl.models.warmstart import build
+
+    print(build(arguments.out or config.model.path, problems, seed=arguments.seed))
+
+
 def _finished(run_dir: Path) -> None:
     print(f"run folder: {run_dir}")
-
-
-def warmstart(arguments: Namespace) -> None:
-    raise NotImplementedError

@@ -107,7 +107,12 @@ def _evaluate(sub: argparse._SubParsersAction) -> None:
 
 
 def _export(sub: argparse._SubParsersAction) -> None:
-    p = _add(sub, "export", "write a run's policy as a Hugging Face checkpoint", "Writes the policy of a run's last commit as a Hugging Face checkpoint.")
+    p = _add(
+        sub,
+        "export",
+        "write a run's policy as a Hugging Face checkpoint",
+        "Writes the policy of a run's last commit as a Hugging Face checkpoint.",
+    )
     p.add_argument("run_dir", metavar="RUN_DIR", help="the folder that `rayrl train` printed")
     p.add_argument("--out", metavar="FOLDER", required=True, help="where to write it")
     p.set_defaults(command=commands.export)

@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rayrl.algorithms.registry import PRESETS
 from rayrl.check import MISSING, NOTE, Report
+from rayrl.config.fields import shown
+from rayrl.config.layers import recipe_names
 from rayrl.config.loading import DEFAULT, Loaded
 from rayrl.config.placement import RoleResources
 from rayrl.plan import Plan, gib
 
-PIPED_WIDTH = 120
+PIPED_WIDTH = 140
 _MARKS = {NOTE: "[yellow]note[/]", MISSING: "[bold red]missing[/]"}
 
 
@@ -25,7 +28,10 @@ def plan(made: Plan) -> None:
     resources = made.resources
     where = "declared by placement.*" if resources.declared else "this machine"
     console.print(f"[bold]{escape(made.recipe)}[/]")
-    console.print(f"  mode    {made.mode}: {_plural(resources.nodes, 'node')}, {_plural(resources.cpus, 'core')}, {_plural(resources.gpus, 'GPU')} ({where})")
+    console.print(
+        f"  mode    {made.mode}: {_plural(resources.nodes, 'node')}, {_plural(resources.cpus, 'core')}, "
+        f"{_plural(resources.gpus, 'GPU')} ({where})"
+    )
     console.print(f"  engine  {made.engine}: {escape(made.engine_reason)}")
 
     roles = _table("role", ">actors", ">cores each", ">GPUs each", ">threads", "pinned to", "memory each, at least")
@@ -56,7 +62,7 @@ def origins(loaded: Loaded) -> None:
     table = _table("setting", "value", "set in")
     for key, origin in loaded.origins.items():
         if origin != DEFAULT:
-            table.add_row(key, escape(str(OmegaConf.select(tree, key))), escape(origin))
+            table.add_row(key, escape(shown(OmegaConf.select(tree, key))), escape(origin))
     _console().print(table)
 
 
@@ -79,39 +85,44 @@ def report(found: Report) -> None:
 
 def method_rows() -> list[dict[str, Any]]:
     """The presets of ``algorithm.name`` as plain rows."""
-    from rayrl.algorithms.registry import PRESETS
-    from rayrl.config.layers import recipe_names
-
     recipes = {name.rsplit("/", 1)[-1]: name for name in recipe_names()}
     return [
         {
             "name": name,
             "title": preset.title,
-            "paper": f"arXiv:{preset.arxiv}",
+            "arxiv": preset.arxiv,
             "advantage": preset.advantage,
             "loss": preset.loss,
             "reduction": preset.reduction,
             "filter": preset.filter,
             "critic": preset.needs_critic,
-            "recipe": recipes.get(name) or recipes.get(f"arithmetic_{name}"),
+            "recipe": name if name in recipes else f"arithmetic_{name}" if f"arithmetic_{name}" in recipes else None,
         }
         for name, preset in PRESETS.items()
     ]
 
 
 def methods(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = _table("algorithm.name", "advantage", "loss", "reduction", "filter", "critic", "paper", "recipe")
+    table = _table("algorithm.name", "advantage", "loss", "reduction", "filter", "critic", "arXiv", "recipe")
     for r in rows:
         critic = "yes" if r["critic"] else "no"
-        table.add_row(r["name"], r["advantage"], r["loss"], r["reduction"], r["filter"], critic, r["paper"], r["recipe"] or "—")
+        table.add_row(r["name"], r["advantage"], r["loss"], r["reduction"], r["filter"], critic, r["arxiv"], r["recipe"] or "—")
     _console().print(table)
 
 
-def metrics(values: Mapping[str, Any]) -> None:
-    table = _table("metric", ">value")
-    for name, value in values.items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-    _console().print(table)
+def evaluation(result: Mapping[str, Any], samples: int) -> None:
+    """Accuracy in all and by task, then the first samples as they were written."""
+    console = _console()
+    console.print(f"[bold]accuracy {result['accuracy']:.1%}[/] on {result['count']} samples, {result['mean_tokens']:.1f} tokens on average")
+    for task, accuracy in result["by_task"].items():
+        console.print(f"  {escape(task)}: {accuracy:.1%}")
+    if result["failed"]:
+        console.print(f"[yellow]{result['failed']} scores failed and count as wrong[/]")
+    for sample in result["samples"][:samples]:
+        mark = "[green]right[/]" if sample["correct"] else "[red]wrong[/]"
+        console.print(
+            f"{mark} {escape(repr(sample['prompt']))} → {escape(repr(sample['completion']))} (truth {escape(str(sample['ground_truth']))})"
+        )
 
 
 def _console() -> Console:
@@ -123,7 +134,7 @@ def _table(*columns: str) -> Table:
     """Columns by heading; a leading ``>`` aligns to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return table
 
 

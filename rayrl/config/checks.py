@@ -23,7 +23,9 @@ def require_consistent(config: Config) -> None:
     """Raises one `ConfigError` with every problem of ``config``."""
     found = problems(config)
     if found:
-        raise ConfigError("\n".join(found), "change these settings in the recipe or on the command line; `rayrl plan --explain KEY` explains one")
+        raise ConfigError(
+            "\n".join(found), "change these settings in the recipe or on the command line; `rayrl plan --explain KEY` explains one"
+        )
 
 
 def problems(config: Config) -> list[str]:
@@ -98,20 +100,20 @@ def _algorithm(config: Config) -> Iterator[str]:
     if resolved.needs_critic and config.learner.critic is False:
         yield f"learner.critic is false and algorithm.advantage {resolved.advantage} needs values: leave it null"
     if config.learner.critic and not resolved.needs_critic:
-        yield f"learner.critic is true and algorithm.advantage {resolved.advantage} reads no values: leave it null, or take algorithm.advantage=gae"
+        yield f"learner.critic is true and algorithm.advantage {resolved.advantage} reads no values: leave it null"
     if config.reference.path is not None and not needs_reference(config):
-        yield "reference.path is set and algorithm.kl.coef is 0, so that no reference model would be started: set the coefficient, or remove the path"
+        yield "reference.path is set and algorithm.kl.coef is 0, which starts no reference model: raise the coefficient, or remove the path"
     if len(config.learner.optim.betas) != 2 or not all(0 <= b < 1 for b in config.learner.optim.betas):
         yield f"learner.optim.betas is {config.learner.optim.betas}: two numbers of at least 0 and below 1"
 
 
 def _sampling(config: Config) -> Iterator[str]:
     if config.rollout.sampling.temperature == 0:
-        yield "rollout.sampling.temperature is 0: all samples of a group would be equal and teach nothing; set it to 1 (evaluation.temperature is another)"
+        yield "rollout.sampling.temperature is 0: all samples of a group would be equal and teach nothing; set it to 1"
     if config.rollout.env is not None and config.rollout.max_turns == 1:
         yield f"rollout.env is {config.rollout.env!r} and rollout.max_turns is 1, so that it would never answer: raise rollout.max_turns"
     if config.rollout.env is None and config.rollout.max_turns > 1:
-        yield f"rollout.max_turns is {config.rollout.max_turns} and rollout.env is null, so that nobody answers the first turn: set rollout.env"
+        yield f"rollout.max_turns is {config.rollout.max_turns} and rollout.env is null: nobody answers the first turn; set rollout.env"
     if config.rollout.env is not None and config.rollout.length_limits is not None:
         yield "rollout.length_limits forces the lengths of single turns and rollout.env is set: remove one of them"
 
@@ -159,13 +161,13 @@ def _learner(config: Config) -> Iterator[str]:
 def _schedule(config: Config) -> Iterator[str]:
     staleness, placement = config.buffer.max_staleness, config.placement
     if config.run.deterministic and staleness > 0:
-        yield f"run.deterministic is true and buffer.max_staleness is {staleness}: which weights a token sees depends on timing; set it to 0"
+        yield f"run.deterministic is true and buffer.max_staleness is {staleness}: a token's weights depend on timing; set it to 0"
     if config.run.deterministic and placement.mode in ("disaggregated", "colocated"):
         yield f"run.deterministic is true and placement.mode is {placement.mode}: bit-reproducible runs are on CPU; set placement.mode=cpu"
     if placement.mode == "colocated" and staleness > 0:
         yield f"placement.mode is colocated and buffer.max_staleness is {staleness}: engines sleep while the learner works; set it to 0"
     if placement.mode == "colocated" and config.rollout.tensor_parallel > 1:
-        yield f"placement.mode is colocated and rollout.tensor_parallel is {config.rollout.tensor_parallel}: an engine shares one GPU with one rank"
+        yield f"placement.mode is colocated and rollout.tensor_parallel is {config.rollout.tensor_parallel}: an engine has one shared GPU"
     if placement.mode == "cpu" and config.rollout.tensor_parallel > 1:
         yield f"placement.mode is cpu and rollout.tensor_parallel is {config.rollout.tensor_parallel}: it counts GPUs; set it to 1"
     transport, fits = config.sync.transport, {"nccl": ("auto", "disaggregated"), "ipc": ("auto", "colocated")}

@@ -7,9 +7,10 @@ asked when they are loaded.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rayrl.algorithms import registry
+from rayrl.config.schema import DeadlinesConfig
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
@@ -22,10 +23,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.loss": tuple(registry.LOSSES),
     "algorithm.loss_reduction": tuple(registry.REDUCTIONS),
     "algorithm.filter": tuple(registry.FILTERS),
-    "algorithm.kl.place": registry.KL_PLACES,
-    "algorithm.kl.estimator": registry.KL_ESTIMATORS,
-    "algorithm.correction.mode": registry.CORRECTION_MODES,
-    "algorithm.correction.level": registry.CORRECTION_LEVELS,
+    "algorithm.kl.place": ("loss", "reward"),
+    "algorithm.kl.estimator": ("k1", "k2", "k3"),
+    "algorithm.correction.mode": ("auto", "none", "truncated", "masked", "decoupled"),
+    "algorithm.correction.level": ("token", "sequence"),
     "learner.backend": ("deepspeed", "torch"),
     "learner.attention": ("sdpa", "eager", "flash_attention_2"),
     "learner.optim.schedule": ("constant", "linear", "cosine"),
@@ -63,20 +64,22 @@ _SHARE, _BELOW_ONE = Range(0, 1), Range(0, 1, open_high=True)
 
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("run.steps", "batch.groups_per_step", "batch.group_size", "model.max_length", "data.max_prompt_length"), _COUNT),
-    **dict.fromkeys(("rollout.num_engines", "rollout.tensor_parallel", "rollout.max_running", "rollout.cpu_threads", "rollout.max_turns"), _COUNT),
+    **dict.fromkeys(
+        ("rollout.num_engines", "rollout.tensor_parallel", "rollout.max_running", "rollout.cpu_threads", "rollout.max_turns"), _COUNT
+    ),
     **dict.fromkeys(("learner.ranks", "learner.token_budget", "learner.epochs", "learner.minibatches"), _COUNT),
     **dict.fromkeys(("reference.actors", "reference.token_budget", "rewards.workers", "rewards.memory_mib", "evaluation.samples"), _COUNT),
     **dict.fromkeys(("buffer.max_bytes", "buffer.max_groups", "buffer.max_refill", "buffer.max_attempts"), _COUNT),
-    **dict.fromkeys(("sync.bucket_mib", "placement.nodes", "placement.object_store_mib", "checkpoint.keep", "data.eval_size"), _COUNT),
+    **dict.fromkeys(("sync.bucket_mib", "placement.nodes", "placement.object_store_mib", "checkpoint.keep"), _COUNT),
     **dict.fromkeys(("buffer.max_staleness", "checkpoint.every", "evaluation.every", "telemetry.print_samples"), _NOT_NEGATIVE),
     **dict.fromkeys(("learner.cpu_threads", "reference.cpu_threads", "placement.gpus_per_node", "placement.cpus_per_node"), _NOT_NEGATIVE),
     **dict.fromkeys(("learner.optim.weight_decay", "learner.optim.grad_clip", "learner.optim.warmup_steps"), _NOT_NEGATIVE),
     **dict.fromkeys(("learner.optim.lr", "learner.optim.critic_lr", "sync.canary_tolerance", "algorithm.kl.coef"), _NOT_NEGATIVE),
     **dict.fromkeys(("algorithm.value_coef", "algorithm.value_clip", "algorithm.entropy_coef", "evaluation.temperature"), _NOT_NEGATIVE),
-    **dict.fromkeys(("rollout.sampling.top_k", "algorithm.correction.floor"), _NOT_NEGATIVE),
+    **dict.fromkeys(("rollout.sampling.top_k", "algorithm.correction.floor", "data.eval_size"), _NOT_NEGATIVE),
     **dict.fromkeys(("rewards.timeout_s", "rollout.kv_cache_gib", "learner.optim.eps", "placement.learner_gpus_per_rank"), _POSITIVE),
     **dict.fromkeys(("algorithm.clip_low", "algorithm.clip_high", "algorithm.correction.cap", "buffer.lease_s"), _POSITIVE),
-    **dict.fromkeys((f"deadlines.{name}_s" for name in "start generate score learn sync save call drain placement".split()), _POSITIVE),
+    **dict.fromkeys((f"deadlines.{field.name}" for field in fields(DeadlinesConfig)), _POSITIVE),
     **dict.fromkeys(("algorithm.gamma", "algorithm.lam", "learner.optim.min_lr_ratio"), _SHARE),
     **dict.fromkeys(("learner.ema_decay", "rollout.sampling.min_p"), _BELOW_ONE),
     **dict.fromkeys(("rollout.gpu_memory_utilization", "rollout.sampling.top_p"), Range(0, 1, open_low=True)),

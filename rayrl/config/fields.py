@@ -38,8 +38,6 @@ class Field:
     doc: str
     section: bool = False
     """Has keys of its own that the schema names."""
-    entries: bool = False
-    """A mapping from names of the user's choice to sections."""
     free: bool = False
     """A mapping whose content the schema does not know (arguments of plug-ins)."""
 
@@ -65,7 +63,7 @@ def lookup(key: str) -> Field | None:
 
 
 def nearest(key: str) -> str | None:
-    """The known key that someone who wrote ``key`` most likely meant: same last part, similar spelling, or its words in the documentation."""
+    """The key that someone who wrote ``key`` most likely meant: same last part, similar spelling, or its words in the documentation."""
     keys, leaf = list(table()), key.rsplit(".", 1)[-1]
     same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
     if same_leaf:
@@ -88,7 +86,7 @@ def explain(key: str) -> str:
         guess = nearest(key)
         raise ConfigError(f"unknown key {key!r}", f"did you mean {guess!r}?" if guess else "`rayrl plan --explain .` lists every key")
     if not found.section:
-        lines = [f"{found.key}: {found.type} = {_show(found.default)}"]
+        lines = [f"{found.key}: {found.type} = {shown(found.default)}"]
         if choices(found.key):
             lines.append(f"  one of: {', '.join(choices(found.key))}")
         return "\n".join([*lines, *(f"  {line}" for line in found.doc.splitlines())])
@@ -96,7 +94,7 @@ def explain(key: str) -> str:
     inner = [f for k, f in table().items() if k.startswith(prefix) and not f.section]
     width = max(len(f.key) for f in inner)
     head = f"{found.key}: {found.doc}".rstrip(": ")
-    return "\n".join([head, *(f"  {f.key:<{width}}  {_show(f.default)}  —  {' '.join(f.doc.split())}" for f in inner)])
+    return "\n".join([head, *(f"  {f.key:<{width}}  {shown(f.default)}  —  {' '.join(f.doc.split())}" for f in inner)])
 
 
 def overview() -> str:
@@ -110,19 +108,23 @@ def _walk(cls: type, prefix: str) -> Iterator[Field]:
         key, base = prefix + f.name, _without_none(hints[f.name])
         doc = docs.get(f.name, "")
         written = f.type if isinstance(f.type, str) else str(f.type)
-        if dataclasses.is_dataclass(base):
-            yield Field(key, written, base, None, doc or _docs()[base.__name__].get("", ""), section=True)
-            yield from _walk(typing.cast(type, base), f"{key}.")
+        if _is_section(base):
+            yield Field(key, written, base, None, doc, section=True)
+            yield from _walk(base, f"{key}.")
             continue
         value = typing.get_args(base)[1] if typing.get_origin(base) is dict else None
-        if dataclasses.is_dataclass(value):
-            yield Field(key, written, dict, {}, doc, section=True, entries=True)
-            yield Field(f"{key}.*", value.__name__, value, None, _docs()[value.__name__].get("", ""), section=True)
-            yield from _walk(typing.cast(type, value), f"{key}.*.")
+        if isinstance(value, type) and _is_section(value):
+            yield Field(key, written, dict, {}, doc, section=True)
+            yield Field(f"{key}.*", value.__name__, value, None, "", section=True)
+            yield from _walk(value, f"{key}.*.")
             continue
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         origin = typing.get_origin(base) or base
         yield Field(key, written, origin, default, doc, free=origin is dict)
+
+
+def _is_section(base: Any) -> bool:
+    return isinstance(base, type) and dataclasses.is_dataclass(base)
 
 
 def _without_none(hint: Any) -> Any:
@@ -132,11 +134,11 @@ def _without_none(hint: Any) -> Any:
 
 @functools.cache
 def _docs() -> dict[str, dict[str, str]]:
-    """Class name -> field name -> the string under the field; the entry ``""`` is the class docstring."""
+    """Class name -> field name -> the string under the field."""
     tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
     result: dict[str, dict[str, str]] = {}
     for cls in (n for n in tree.body if isinstance(n, ast.ClassDef)):
-        docs = {"": ast.get_docstring(cls) or ""}
+        docs: dict[str, str] = {}
         for field, below in zip(cls.body, cls.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
                 text = below.value.value if isinstance(below.value, ast.Constant) else None
@@ -146,7 +148,8 @@ def _docs() -> dict[str, dict[str, str]]:
     return result
 
 
-def _show(default: Any) -> str:
-    if default == MISSING:
-        return "(must be set)"
-    return {None: "null", True: "true", False: "false"}.get(default, str(default)) if not isinstance(default, list | dict) else str(default)
+def shown(value: Any) -> str:
+    """A value as it is written in YAML."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return "(must be set)" if isinstance(value, str) and value == MISSING else str(value)

@@ -97,7 +97,9 @@ def read_chain(recipe: Path) -> list[Layer]:
     path: Path | None = recipe
     while path is not None:
         if path.resolve() in seen:
-            raise ConfigError(f"recipes extend each other in a circle: {' -> '.join(display(p) for p in [*seen, path])}", "remove one `extends`")
+            raise ConfigError(
+                f"recipes extend each other in a circle: {' -> '.join(display(p) for p in [*seen, path])}", "remove one `extends`"
+            )
         seen.append(path.resolve())
         layer = read_layer(path)
         data = dict(layer.data)
@@ -123,7 +125,7 @@ def read_layer(path: Path) -> Layer:
         raise ConfigError(f"cannot read {name}: {e}", "give a readable YAML file") from e
     if not isinstance(data, dict) or any(not isinstance(k, str) for k in data):
         raise ConfigError(f"{name} is not a mapping of keys to values", "write `section:` and its keys below it, indented")
-    return Layer(name, data, dict(_lines(node, "")) if node is not None else {})
+    return Layer(name, {str(k): v for k, v in data.items()}, dict(_lines(node, "")) if node is not None else {})
 
 
 def display(path: Path) -> str:

@@ -76,7 +76,9 @@ def save(loaded: Loaded, run_dir: str | Path) -> None:
     """Writes ``config.yaml`` (resolved) and ``config_origins.json`` into the run folder."""
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(f"# Resolved from {loaded.recipe}; {ORIGINS_FILE} says where each value came from.\n{loaded.yaml}", "utf-8")
+    (folder / CONFIG_FILE).write_text(
+        f"# Resolved from {loaded.recipe}; {ORIGINS_FILE} says where each value came from.\n{loaded.yaml}", "utf-8"
+    )
     (folder / ORIGINS_FILE).write_text(json.dumps(dict(loaded.origins), indent=1) + "\n", "utf-8")
 
 
@@ -90,7 +92,9 @@ def _command_line(overrides: Sequence[str]) -> Layer:
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
         except (yaml.YAMLError, OmegaConfBaseException) as e:
-            raise ConfigError(f"override {override!r}: the value is not valid YAML", "quote it, e.g. 'data.answer_pattern=\"#### (.*)\"'") from e
+            raise ConfigError(
+                f"override {override!r}: the value is not valid YAML", "quote it, e.g. 'data.answer_pattern=\"#### (.*)\"'"
+            ) from e
         here = data
         *above, last = key.strip().split(".")
         for part in above:
@@ -112,7 +116,9 @@ def _build(stack: Sequence[Layer], recipe: str, origins: Mapping[str, str], chec
             written[key] = origins.get(key, layer.origin(key)) if layer.name != COMMAND_LINE else COMMAND_LINE
     if problems:
         raise ConfigError("\n".join(problems), "`rayrl plan --explain KEY` says what a key means; `--explain .` lists all keys")
-    missing = [key for key in _leaf_keys(config) if OmegaConf.is_missing(OmegaConf.select(config, key.rpartition(".")[0]), key.rpartition(".")[2])]
+    missing = [
+        key for key in _leaf_keys(config) if OmegaConf.is_missing(OmegaConf.select(config, key.rpartition(".")[0]), key.rpartition(".")[2])
+    ]
     if missing:
         lines = [f"{key} must be set: {_doc(key)}" for key in missing]
         raise ConfigError("\n".join(lines), f"set them in {recipe} or on the command line, e.g. {missing[0]}=...")

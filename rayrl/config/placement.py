@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rayrl.config.schema import Config
+from rayrl.config.schema import Config, PlacementConfig
 
 ENGINE_SHARE, LEARNER_SHARE, REFERENCE_SHARE = 0.4, 0.4, 0.2
 """Fractions of one GPU that colocated roles reserve from Ray. They say who shares, not how much memory each may take."""
@@ -36,6 +36,24 @@ class RoleResources:
     """Index into `bundles` of each actor; empty for roles that live anywhere (they reserve nothing)."""
     processes: int = 0
     """Child processes, per actor."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the run counts on, on all nodes together."""
+
+    nodes: int
+    cpus: int
+    gpus: int
+    declared: bool
+    """From ``placement.*`` rather than from the machine at hand."""
+
+
+def run_resources(placement: PlacementConfig, cores: int, gpus: int) -> Resources:
+    """What ``placement.*`` declares, and else the ``cores`` and ``gpus`` of the machine at hand."""
+    declared = placement.nodes > 1 or placement.gpus_per_node > 0 or placement.cpus_per_node > 0
+    cores_per_node, gpus_per_node = placement.cpus_per_node or cores, placement.gpus_per_node if declared else gpus
+    return Resources(placement.nodes, placement.nodes * cores_per_node, placement.nodes * gpus_per_node, declared)
 
 
 def placement_mode(config: Config, gpus: float) -> str:

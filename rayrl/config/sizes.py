@@ -58,9 +58,16 @@ def role_memory(config: Config, size: ModelSize, mode: str) -> dict[str, dict[st
     stage = config.learner.zero_stage if config.learner.backend == "deepspeed" else 0
     master = 4 * size.parameters if width == 2 else 0
     optimiser = (8 * size.parameters + master) // (ranks if stage >= 1 else 1)
-    kv = int(config.rollout.kv_cache_gib * 2**30) if mode == "cpu" else config.rollout.max_running * longest_sequence(config) * size.kv_bytes_per_token(width)
+    kv = (
+        int(config.rollout.kv_cache_gib * 2**30)
+        if mode == "cpu"
+        else config.rollout.max_running * longest_sequence(config) * size.kv_bytes_per_token(width)
+    )
     return {
-        "rollout": {"parameters": size.parameters * width // config.rollout.tensor_parallel, "kv cache": kv // config.rollout.tensor_parallel},
+        "rollout": {
+            "parameters": size.parameters * width // config.rollout.tensor_parallel,
+            "kv cache": kv // config.rollout.tensor_parallel,
+        },
         "learner": {
             "parameters": size.parameters * width // (ranks if stage == 3 else 1),
             "gradients": size.parameters * width // (ranks if stage >= 2 else 1),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,25 +94,25 @@ class PolicyNet(nn.Module):
         self._softcap = getattr(model.config, "final_logit_softcapping", None)
         self._logit_scale = getattr(model.config, "logit_scale", None) or 1.0 / (getattr(model.config, "logits_scaling", None) or 1.0)
 
-    def forward(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(log-probs float32[A], entropies float32[A])`` of the distribution softmax(logits / temperature)."""
+    def forward(self, inputs: Inputs, temperature: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(log-probs float32[A], entropies float32[A])`` of softmax(logits / temperature); None is that of the constructor."""
         hidden = self.model.get_decoder()(**inputs.model_kwargs()).last_hidden_state
-        selected = hidden.flatten(0, 1)[inputs.index]
+        selected = hidden.flatten(0, 1).index_select(0, inputs.index)
+        score = partial(self._score, temperature=temperature or self.temperature)
         rows = max(1, LOGITS_PER_CHUNK // self.model.config.vocab_size)
         if len(selected) <= rows:
-            return self._score(selected, inputs.targets)
+            return score(selected, inputs.targets)
         parts = [
-            checkpoint(self._score, h, t, use_reentrant=False)
-            for h, t in zip(selected.split(rows), inputs.targets.split(rows), strict=True)
+            checkpoint(score, h, t, use_reentrant=False) for h, t in zip(selected.split(rows), inputs.targets.split(rows), strict=True)
         ]
         logprobs, entropies = zip(*parts, strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
 
-    def _score(self, hidden_AH: torch.Tensor, targets_A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _score(self, hidden_AH: torch.Tensor, targets_A: torch.Tensor, *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.model.get_output_embeddings()(hidden_AH).float() * self._logit_scale
         if self._softcap:
             logits = torch.tanh(logits / self._softcap) * self._softcap
-        logits = logits / self.temperature
+        logits = logits / temperature
         normaliser = logits.logsumexp(-1)
         logprobs = logits.gather(-1, targets_A[:, None]).squeeze(-1) - normaliser
         with torch.set_grad_enabled(self.entropy_grad and torch.is_grad_enabled()):

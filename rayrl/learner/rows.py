@@ -37,6 +37,10 @@ class Minibatch:
     action_tokens: np.ndarray
     """int64: action tokens of every trained trajectory of this minibatch on any rank; denominators follow from it."""
 
+    @property
+    def tokens(self) -> int:
+        return int(self.action_tokens.sum())
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -53,11 +57,6 @@ class StepPlan:
     """int64[N]: position of each trajectory's group in the batch."""
     rewards: np.ndarray
     """float32[N]."""
-
-    @property
-    def trained_tokens(self) -> int:
-        """Action tokens of one epoch, over all ranks."""
-        return int(sum(m.action_tokens.sum() for m in self.minibatches))
 
 
 def trained(group: ScoredGroup) -> np.ndarray:

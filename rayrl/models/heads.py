@@ -29,4 +29,4 @@ class ValueNet(nn.Module):
     def forward(self, inputs: Any) -> torch.Tensor:
         """float32[A]: the value of the prefix before each action token; ``inputs`` as for the policy (its ``index`` selects)."""
         hidden = self.backbone(**inputs.model_kwargs()).last_hidden_state
-        return self.head(hidden.flatten(0, 1)[inputs.index]).squeeze(-1).float()
+        return self.head(hidden.flatten(0, 1).index_select(0, inputs.index)).squeeze(-1).float()

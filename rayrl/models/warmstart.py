@@ -47,7 +47,7 @@ class Recipe:
     shape: tiny.TinyShape = tiny.SMALL
     steps: int = 400
     """Optimiser steps."""
-    batch: int = 128
+    batch: int = 64
     """Demonstrations per step, each drawn afresh."""
     lr: float = 3e-3
     """Peak learning rate; linear warm-up over a tenth of the steps, cosine to zero after it."""

@@ -78,6 +78,7 @@ def _serve(connection: Connection, page: mmap.mmap, functions: dict[str, Callabl
             value, error = call(functions[component], completion, ground_truth, extras)
             results.append((value, error, time.monotonic() - began))
             if error == OUT_OF_MEMORY:
+                PROGRESS.pack_into(page, 0, IDLE, 0.0)
                 connection.send_bytes(pickle.dumps(results))
                 return
         signal.setitimer(signal.ITIMER_REAL, 0)

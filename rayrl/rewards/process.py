@@ -74,7 +74,10 @@ class VerifierProcess:
     @property
     def deadline(self) -> float:
         """Monotonic time before which `late` need not be asked."""
-        return self._start_deadline if self.starting else self._call_deadline(*self._progress())
+        if self.starting:
+            return self._start_deadline
+        # a call may begin at any moment after this look at the page
+        return min(self._call_deadline(*self._progress()), time.monotonic() + self._limit_s)
 
     def late(self) -> Suspect | None:
         """What the process should have finished by now; None while it is in time."""

@@ -51,9 +51,7 @@ def bind(component: str, verifier: str, args: Mapping[str, Any]) -> tuple[Callab
     key = f"rewards.components.{component}"
     function = plugins.load(verifier, VERIFIERS, key=f"{key}.verifier")
     if not callable(function) or inspect.iscoroutinefunction(function):
-        raise ConfigError(
-            f"{key}.verifier: {verifier!r} is not a plain function", "A verifier is def f(completion, ground_truth, **kwargs)."
-        )
+        raise ConfigError(f"{key}.verifier: {verifier!r} is not a plain function", _FORM)
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError as e:

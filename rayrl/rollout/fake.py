@@ -78,9 +78,7 @@ class FakeEngine:
         if done:
             self._running = [r for r in self._running if len(r.tokens) < r.length]
         return [
-            GenerationResult(
-                r.request.id, np.array(r.tokens, np.int32), np.array(r.logprobs, np.float32), r.reason, tuple(r.spans)
-            )
+            GenerationResult(r.request.id, np.array(r.tokens, np.int32), np.array(r.logprobs, np.float32), r.reason, tuple(r.spans))
             for r in done
         ]
 

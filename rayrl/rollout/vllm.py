@@ -93,10 +93,10 @@ class VllmEngine:
         return scored
 
     def sleep(self) -> int:
-        raise EnvironmentMissing("a vLLM engine on CPU has no device memory to release", "set placement.mode=cpu; only GPUs can be colocated")
+        raise EnvironmentMissing("a vLLM engine on CPU has no device memory to release", "set placement.mode=cpu")
 
     def wake(self) -> None:
-        raise EnvironmentMissing("a vLLM engine on CPU does not sleep", "set placement.mode=cpu; only GPUs can be colocated")
+        raise EnvironmentMissing("a vLLM engine on CPU does not sleep", "set placement.mode=cpu")
 
     def close(self) -> None:
         from vllm.distributed import cleanup_dist_env_and_memory

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rayrl.config.schema import ModelConfig, RolloutConfig
-from rayrl.rollout.canary import canary_report
 from rayrl.sync.plan import wire_items
 from rayrl.types import FinishReason, FloatArray, GenerationRequest, GenerationResult, SamplingParams, VersionSpan
 
 if TYPE_CHECKING:
     import vllm
-
-__all__ = ["canary_report", "engine_arguments", "expected_shapes", "prepare_environment", "prompt", "prompt_logprobs", "result", "sampling"]
 
 EXTENSION = "rayrl.rollout.vllm_worker.WeightLoader"
 
@@ -36,8 +33,10 @@ def prepare_environment(*, in_process: bool, compile_model: bool) -> None:
 
 def engine_arguments(model: ModelConfig, rollout: RolloutConfig, *, seed: int, cpu: bool) -> dict[str, Any]:
     """Keyword arguments of vLLM's `EngineArgs`."""
-    device = {"kv_cache_memory_bytes": int(rollout.kv_cache_gib * 2**30)} if cpu else {"gpu_memory_utilization": rollout.gpu_memory_utilization}
-    return device | {
+    cache = (
+        ("kv_cache_memory_bytes", int(rollout.kv_cache_gib * 2**30)) if cpu else ("gpu_memory_utilization", rollout.gpu_memory_utilization)
+    )
+    return dict([cache]) | {
         "model": model.path,
         "tokenizer": model.tokenizer or model.path,
         "trust_remote_code": model.trust_remote_code,

@@ -103,10 +103,11 @@ def verify(manifest: WeightManifest, buckets: Sequence[Bucket]) -> None:
             "learner and engine disagree on the plan; both must run the same version of rayrl",
         )
     for i, (bucket, nbytes, expected) in enumerate(zip(buckets, manifest.bucket_nbytes, manifest.digests, strict=True)):
+        where = f"weight update {manifest.version}, bucket {i}"
         if bucket.nbytes != nbytes:
-            raise WeightSyncError(f"weight update {manifest.version}: bucket {i} has {bucket.nbytes} bytes, announced were {nbytes}", _CORRUPT)
+            raise WeightSyncError(f"{where}: {bucket.nbytes} bytes arrived, announced were {nbytes}", _CORRUPT)
         if (found := digest(bucket)) != expected:
-            raise WeightSyncError(f"weight update {manifest.version}: bucket {i} has digest {found}, announced was {expected}", _CORRUPT)
+            raise WeightSyncError(f"{where}: its digest is {found}, announced was {expected}", _CORRUPT)
 
 
 def check_compatible(manifest: WeightManifest, expected: Mapping[str, Sequence[int]]) -> None:
@@ -117,9 +118,8 @@ def check_compatible(manifest: WeightManifest, expected: Mapping[str, Sequence[i
     sent = {t.name: t.shape for t in manifest.tensors}
     problems = [f"missing {name}" for name in expected if name not in sent]
     problems += [f"unexpected {name}" for name in sent if name not in expected]
-    problems += [
-        f"{name} is {sent[name]}, the engine's is {tuple(shape)}" for name, shape in expected.items() if name in sent and sent[name] != tuple(shape)
-    ]
+    wrong = [(name, tuple(shape)) for name, shape in expected.items() if name in sent and sent[name] != tuple(shape)]
+    problems += [f"{name} is {sent[name]}, the engine's is {shape}" for name, shape in wrong]
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise WeightSyncError(

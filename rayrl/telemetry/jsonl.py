@@ -19,7 +19,7 @@ class JsonlSink:
         self.path = Path(path)
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torn = self.path.exists() and not self.path.read_bytes()[-1:] in (b"", b"\n")
+            torn = self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n")
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
             if torn:  # a crash cut the last line: keep the next one whole
                 self._file.write("\n")

@@ -14,7 +14,7 @@ ESTIMATORS = [grpo, dr_grpo, rloo]
 
 
 def outcome(rewards, group, kept=None):
-    rewards = torch.tensor(rewards, dtype=torch.float32)
+    rewards = torch.as_tensor(rewards, dtype=torch.float32)
     kept = torch.ones(len(rewards), dtype=torch.bool) if kept is None else torch.tensor(kept, dtype=torch.bool)
     return OutcomeInputs(rewards, torch.tensor(group, dtype=torch.int64), torch.full((len(rewards),), 5), kept)
 

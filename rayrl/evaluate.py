@@ -1,0 +1,45 @@
+"""Held-out accuracy of a checkpoint, without a run: one engine, one verifier pool, this process, no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rayrl import assembly
+from rayrl.config.loading import Loaded
+from rayrl.errors import ConfigError
+from rayrl.evaluation import held_out
+from rayrl.evaluation.held_out import Evaluation
+from rayrl.runtime.contract import RoleSpec
+from rayrl.runtime.local import LocalRuntime
+
+
+def evaluate_checkpoint(loaded: Loaded, checkpoint: Path | str) -> Evaluation:
+    """Evaluates ``checkpoint`` (a folder or hub name) on the held-out prompts of a recipe, with the recipe's own sampling.
+
+    Raises `ModelError` when it is no model, `ConfigError` when the recipe has nothing to evaluate.
+    """
+    config = replace(loaded.config, model=replace(loaded.config.model, path=str(checkpoint)))
+    _, _, prompts = assembly.load_prompts(config)
+    if not prompts:
+        raise ConfigError("data.eval_size is 0: there is nothing to evaluate", "set data.eval_size or data.eval_source")
+    runtime, limit = LocalRuntime(config.deadlines.call_s), config.deadlines.generate_s
+    shared = {"config": config, "store": runtime.store}
+    try:
+        [buffer] = runtime.start([RoleSpec("buffer", assembly.build_buffer, shared)], limit)
+        named = shared | {"buffer": buffer}
+        engine, scorer = runtime.start(
+            [
+                RoleSpec("rollout-0", assembly.build_rollout, named | {"name": "rollout-0", "index": 0}),
+                RoleSpec("scorer-0", assembly.build_scorer, named | {"name": "scorer-0"}),
+            ],
+            config.deadlines.start_s,
+        )
+        loop = engine.submit("run")
+        trajectories = engine.submit("rollout", held_out.tasks(config, prompts), limit).result(limit)
+        result = held_out.evaluate(config, 0, trajectories, scorer.score)
+        engine.stop()
+        loop.result(config.deadlines.drain_s)
+        return result
+    finally:
+        runtime.shutdown()

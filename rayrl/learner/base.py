@@ -1,0 +1,147 @@
+"""What every learner backend shares: step, weight export, checkpoints. A backend only decides how the networks are trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from rayrl.config.schema import Config
+from rayrl.learner import snapshot
+from rayrl.learner.ema import Ema
+from rayrl.learner.forward import PolicyNet, build_inputs
+from rayrl.learner.group import Group
+from rayrl.learner.loading import compute_dtype
+from rayrl.learner.trainable import MASTER, Trainable
+from rayrl.learner.trainer import Trainer
+from rayrl.protocols import Store
+from rayrl.sync import plan as weight_plan
+from rayrl.types import IntArray, LearnBatch, WeightUpdate
+
+
+class LearnerBase:
+    """One rank of the learner group (`protocols.Learner`). All ranks get the same calls in the same order."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        policy: Trainable,
+        critic: Trainable | None,
+        group: Group,
+        device: torch.device,
+        tokenizer: Any,
+    ) -> None:
+        self._config, self._store, self._group, self._device, self._tokenizer = config, store, group, device, tokenizer
+        self._policy, self._critic = policy, critic
+        self._net: PolicyNet = policy.net
+        self._dtype = compute_dtype(config.model)
+        self._ema = Ema(policy, config.learner.ema_decay) if config.learner.ema_decay > 0 else None
+        self._trainer = Trainer(config, store, policy, critic, self._ema, group, device)
+        self._busy_s = 0.0
+
+    def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> Mapping[str, float]:
+        """Trains on ``batch``; ``reference`` holds one payload per group, or None without a reference model."""
+        begin = time.perf_counter()
+        report = self._trainer.step(batch, reference)
+        elapsed = time.perf_counter() - begin
+        self._busy_s += elapsed
+        return report | {"learner/step_s": elapsed, "learner/tokens_per_s": report["learner/tokens"] / elapsed}
+
+    def export_weights(self, version: int, canary_token_ids: IntArray | None) -> WeightUpdate | None:
+        """Packs the policy bucket by bucket in `model.dtype`; rank 0 stores the buckets and returns the update, others None."""
+        begin = time.perf_counter()
+        canary = self._canary(canary_token_ids) if canary_token_ids is not None else None
+        tensors = dict(weight_plan.wire_items(self._net.model.named_parameters(), tied=self._tied))
+        layout = weight_plan.plan(((name, _shape(t), self._dtype) for name, t in tensors.items()), self._config.sync.bucket_mib * 2**20)
+        refs, digests = [], []
+        for index, specs in groupby(layout.tensors, key=lambda spec: spec.bucket):
+            with self._policy.gathered([f"model.{spec.name}" for spec in specs]):
+                if self._group.rank == 0:
+                    bucket = weight_plan.pack_bucket(layout, index, tensors)
+            if self._group.rank == 0:
+                digests.append(weight_plan.digest(bucket))
+                refs.append(self._store.put(bucket))
+        self._busy_s += time.perf_counter() - begin
+        if self._group.rank != 0:
+            return None
+        return WeightUpdate(weight_plan.manifest(layout, version, digests), refs, canary_token_ids, canary)
+
+    def save(self, folder: Path) -> None:
+        """Everything that a bit-exact continuation needs, for any number of ranks; each rank writes its own files."""
+        folder, rank, size = Path(folder), self._group.rank, self._group.size
+        snapshot.write_part(folder, "policy", rank, size, self._policy.state(), {"rng": torch.get_rng_state()})
+        if self._critic:
+            snapshot.write_part(folder, "critic", rank, size, self._critic.state())
+        if self._ema:
+            with self._ema.swapped():
+                snapshot.write_part(folder, "ema", rank, size, ((n, {MASTER: v[MASTER]}) for n, v in self._policy.state()))
+        if rank == 0:
+            snapshot.write_meta(folder, {"ranks": size, "updates": self._trainer.updates})
+
+    def load(self, folder: Path) -> None:
+        """Continues from `save`. Raises `CheckpointError` for a folder that is incomplete or belongs to another model."""
+        folder, meta = Path(folder), snapshot.read_meta(Path(folder))
+        ranks, updates = meta["ranks"], meta["updates"]
+        if self._ema:
+            with self._ema.swapped():
+                self._restore(folder, "ema", self._policy, ranks, 0)
+        self._restore(folder, "policy", self._policy, ranks, updates)
+        if self._critic:
+            self._restore(folder, "critic", self._critic, ranks, updates)
+        self._trainer.updates = updates
+        state = snapshot.read_extra(folder, "policy", self._group.rank, ranks, "rng")
+        if state is not None:
+            torch.set_rng_state(state)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """A Hugging Face checkpoint with its tokenizer, written by rank 0; the moving average goes to ``folder/ema``."""
+        folder = Path(folder)
+        self._write_pretrained(folder)
+        if self._ema:
+            with self._ema.swapped():
+                self._write_pretrained(folder / "ema")
+
+    def stats(self) -> dict[str, float]:
+        """Seconds this rank was busy since it started, and its resident memory in bytes."""
+        return {"busy_s": self._busy_s, "rss_bytes": float(psutil.Process().memory_info().rss)}
+
+    @property
+    def _tied(self) -> bool:
+        model = self._net.model
+        return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+    @torch.no_grad()
+    def _canary(self, token_ids: IntArray) -> np.ndarray:
+        """float32[P-1]: log-probs of ``token_ids[1:]`` at temperature 1, from the compute weights that are exported."""
+        mask = np.ones(len(token_ids), np.bool_)
+        mask[0] = False
+        inputs = build_inputs([np.asarray(token_ids)], [mask], packed=self._config.learner.packing, device=self._device)
+        logprobs, _ = self._net(inputs, temperature=1.0)
+        return logprobs.float().cpu().numpy()
+
+    def _restore(self, folder: Path, part: str, trainable: Trainable, ranks: int, updates: int) -> None:
+        state = snapshot.read_part(folder, part, ranks)
+        snapshot.check_parameters(state, {n: _shape(p) for n, p in trainable.net.named_parameters()}, folder)
+        trainable.load_state(state, updates)
+
+    def _write_pretrained(self, folder: Path) -> None:
+        state: dict[str, Tensor] = {}
+        for name, values in self._policy.state():  # producing an item is a collective call, keeping it is not
+            if self._group.rank == 0:
+                state[name.removeprefix("model.")] = values[MASTER].to(self._dtype).cpu()
+        if self._group.rank == 0:
+            self._net.model.save_pretrained(folder, state_dict=state)
+            self._tokenizer.save_pretrained(folder)
+
+
+def _shape(parameter: Tensor) -> torch.Size:
+    """The whole shape, also where ZeRO-3 has partitioned the parameter away."""
+    return getattr(parameter, "ds_shape", parameter.shape)

@@ -1,0 +1,209 @@
+"""One learner step: from a batch of scored groups to an updated policy. Backend-agnostic; every rank runs the same code.
+
+Advantages come from the whole batch; denominators come from its metadata before any forward pass; micro-batches and ranks
+only add sums. Hence no split of a batch changes the update.
+
+The denominator of the policy ratio is the policy at the start of the step (*prox*). With one update per step that is the
+training forward itself, detached; only several updates under an off-policy correction cost an extra forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayrl.algorithms import correction, kl, losses, metrics, reductions, registry, values
+from rayrl.config.schema import Config
+from rayrl.errors import ConfigError
+from rayrl.learner.credit import Credit, assign
+from rayrl.learner.ema import Ema
+from rayrl.learner.group import Group
+from rayrl.learner.rows import Minibatch, Rows, StepPlan, fetch_rows, plan_step
+from rayrl.learner.schedule import learning_rate
+from rayrl.learner.tally import Tally
+from rayrl.learner.trainable import Trainable
+from rayrl.protocols import Store
+from rayrl.types import LearnBatch
+
+
+def needs_critic(config: Config) -> bool:
+    """Whether a value model is trained. Raises `ConfigError` where `learner.critic` contradicts the advantage estimator."""
+    algorithm = registry.resolve(config.algorithm)
+    if config.learner.critic not in (None, algorithm.needs_critic):
+        raise ConfigError(
+            f"learner.critic is {config.learner.critic}, but the advantage estimator {algorithm.advantage!r} "
+            + ("needs a value model" if algorithm.needs_critic else "gives a value model nothing to learn from"),
+            "leave learner.critic null, or choose another algorithm.advantage",
+        )
+    return algorithm.needs_critic
+
+
+class Trainer:
+    """The step logic of one rank. ``updates`` counts optimiser updates: the position in the learning-rate schedule."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        policy: Trainable,
+        critic: Trainable | None,
+        ema: Ema | None,
+        group: Group,
+        device: torch.device,
+    ) -> None:
+        self._config, self._store, self._group, self._device = config, store, group, device
+        self._algorithm = registry.resolve(config.algorithm)
+        self._loss = registry.load(registry.LOSSES, self._algorithm.loss, "algorithm.loss")
+        self._mode = registry.correction_mode(config.algorithm.correction, config.buffer.max_staleness)
+        # The constant of the fixed_length reduction: the most action tokens that a trajectory can have.
+        self._max_tokens = min(config.rollout.sampling.max_tokens * config.rollout.max_turns, config.model.max_length)
+        self._total_updates = config.run.steps * config.learner.epochs * config.learner.minibatches
+        self.policy, self.critic, self._ema = policy, critic, ema
+        self.updates = 0
+
+    def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> dict[str, float]:
+        """Trains on ``batch`` and returns global metrics; a batch in which nothing may be trained on changes nothing."""
+        learner = self._config.learner
+        plan = plan_step(
+            batch,
+            rank=self._group.rank,
+            ranks=self._group.size,
+            minibatches=learner.minibatches,
+            token_budget=learner.token_budget,
+            packed=learner.packing,
+            seed=self._config.run.seed,
+        )
+        rows = fetch_rows(batch, plan, reference, self._store, timeout_s=self._config.deadlines.call_s)
+        several = len(plan.minibatches) * learner.epochs > 1
+        prox = self._predict(self.policy, plan, rows, lambda out: out[0]) if several and self._mode != "none" else None
+        old_values = self._predict(self.critic, plan, rows, lambda out: out) if self.critic else None
+        assigned = assign(self._algorithm, self._config.algorithm.kl, plan, rows, old_values, self._group)
+        tally = Tally()
+        for epoch in range(learner.epochs):
+            for k in self._order(len(plan.minibatches), batch.step, epoch):
+                if plan.minibatches[k].tokens > 0:
+                    self._update(plan.minibatches[k], rows, prox, old_values, assigned, tally)
+        return self._report(plan, rows, assigned, tally)
+
+    def _order(self, minibatches: int, step: int, epoch: int) -> list[int]:
+        """A new order of the minibatches in every epoch, the same on every rank and in every run of this seed."""
+        return np.random.default_rng([self._config.run.seed, step, epoch]).permutation(minibatches).tolist()
+
+    @torch.no_grad()
+    def _predict(self, net: Trainable, plan: StepPlan, rows: Rows, select: Callable[[Any], Tensor]) -> Tensor:
+        """float32[R, W]: ``select`` of the network's output for every action token, under the present weights."""
+        result = torch.zeros(rows.mask.shape)
+        for minibatch in plan.minibatches:
+            for micro in minibatch.micro_batches:
+                window = rows.window(micro)
+                result[micro, : window.shape[1]] = _spread(select(net(self._inputs(rows, micro))).cpu(), window)
+        return result
+
+    def _inputs(self, rows: Rows, micro: list[int]) -> Any:
+        return rows.inputs(micro, packed=self._config.learner.packing, device=self._device)
+
+    def _update(
+        self, minibatch: Minibatch, rows: Rows, prox: Tensor | None, old_values: Tensor | None, assigned: Credit, tally: Tally
+    ) -> None:
+        """One optimiser update of the policy, and of the critic where there is one."""
+        denominator = reductions.denominator(self._algorithm.reduction, minibatch.action_tokens, self._max_tokens)
+        for micro in minibatch.micro_batches:
+            inputs = self._inputs(rows, micro)
+            self._policy_pass(micro, inputs, rows, prox, assigned, denominator, tally)
+            if self.critic:
+                self._critic_pass(micro, inputs, rows, old_values, assigned, minibatch.tokens, tally)
+            tally.add("one", {"learner/processed": torch.tensor(inputs.processed_tokens if micro else 0)})
+        optim = self._config.learner.optim
+        norm = self.policy.update(learning_rate(optim, optim.lr, self.updates, self._total_updates))
+        # Every rank knows the same norm, so its share of the mean is one rank's part.
+        tally.add("update", {"learner/grad_norm": torch.tensor(norm / self._group.size)})
+        if self._ema:
+            self._ema.update()
+        if self.critic:
+            norm = self.critic.update(learning_rate(optim, optim.critic_lr, self.updates, self._total_updates))
+            tally.add("update", {"value/grad_norm": torch.tensor(norm / self._group.size)})
+        self.updates += 1
+        tally.counts["update"] += 1
+        tally.counts["token"] += minibatch.tokens
+        tally.counts["first"] = tally.counts["first"] or minibatch.tokens
+
+    def _policy_pass(
+        self, micro: list[int], inputs: Any, rows: Rows, prox: Tensor | None, assigned: Credit, denominator: float, tally: Tally
+    ) -> None:
+        settings = self._config.algorithm
+        window = rows.window(micro).to(self._device)
+        cut = lambda x: x[micro, : window.shape[1]].to(self._device)
+        logprobs, entropies = (_spread(flat, window) for flat in self.policy(inputs))
+        behavior = cut(rows.behavior)
+        start = logprobs.detach() if prox is None else cut(prox)
+        weights, corrected = correction.correction_weights(
+            self._mode, start, behavior, window, settings.correction.cap, settings.correction.floor, settings.correction.level
+        )
+        surrogate = self._loss(
+            losses.LossInputs(
+                logprobs=logprobs,
+                prox_logprobs=correction.ratio_denominator(self._mode, start, behavior),
+                behavior_logprobs=behavior,
+                advantages=cut(assigned.advantages),
+                action_mask=window,
+                weights=weights,
+                clip_low=self._algorithm.clip_low,
+                clip_high=self._algorithm.clip_high,
+            )
+        )
+        token_loss = surrogate.token_loss - settings.entropy_coef * entropies
+        tally.add("token", surrogate.metrics | corrected | {"policy/entropy": metrics.masked_sum(entropies, window)})
+        if rows.reference is not None:
+            penalty = kl.penalty(settings.kl.estimator, logprobs, cut(rows.reference), window)
+            tally.add("token", {"kl/reference": metrics.masked_sum(penalty, window)})
+            if settings.kl.place == "loss":
+                token_loss = token_loss + settings.kl.coef * penalty
+        if tally.counts["update"] == 0:  # only these micro-batches certainly see the weights that the batch was made for
+            tally.add("first", correction.mismatch_metrics(logprobs, behavior, window))
+        loss = reductions.reduce(self._algorithm.reduction, token_loss, window, self._max_tokens).sum / denominator
+        tally.add("update", {"learner/loss": loss})
+        self.policy.backward(loss)
+
+    def _critic_pass(
+        self, micro: list[int], inputs: Any, rows: Rows, old_values: Tensor, assigned: Credit, tokens: int, tally: Tally
+    ) -> None:
+        window = rows.window(micro).to(self._device)
+        cut = lambda x: x[micro, : window.shape[1]].to(self._device)
+        predicted = _spread(self.critic(inputs), window)
+        out = values.value_loss(predicted, cut(old_values), cut(assigned.returns), window, self._config.algorithm.value_clip)
+        loss = self._config.algorithm.value_coef * out.token_loss.sum() / tokens
+        tally.add("token", out.metrics)
+        tally.add("update", {"value/loss": loss})
+        self.critic.backward(loss)
+
+    def _report(self, plan: StepPlan, rows: Rows, assigned: Credit, tally: Tally) -> dict[str, float]:
+        optim, epochs = self._config.learner.optim, self._config.learner.epochs
+        advantages = assigned.advantages.double()
+        tally.counts["batch"] = sum(m.tokens for m in plan.minibatches)
+        tally.add("batch", {"advantage/mean": advantages.sum(), "advantage/std": advantages.square().sum()})
+        tally.add("one", {"advantage/abs_max": metrics.masked_max(advantages.abs(), rows.mask)})
+        tally.add("one", {"learner/tokens": torch.tensor(epochs * sum(map(len, rows.token_ids)))})
+        report = tally.means(self._group)
+        report["advantage/std"] = max(report["advantage/std"] - report["advantage/mean"] ** 2, 0.0) ** 0.5
+        processed = report.pop("learner/processed", 0.0)
+        if self.critic and tally.counts["update"]:
+            report["value/explained_variance"] = values.explained_variance(report)
+        rewards = plan.rewards[plan.kept]
+        return report | {
+            "learner/lr": learning_rate(optim, optim.lr, max(self.updates - 1, 0), self._total_updates),
+            "learner/updates": tally.counts["update"],
+            "learner/padding_share": 1 - report["learner/tokens"] / processed if processed else 0.0,
+            "learner/action_tokens": tally.counts["batch"],
+            "learner/trajectories": float(sum(len(m.action_tokens) for m in plan.minibatches)),
+            "reward/mean": float(rewards.mean()) if len(rewards) else 0.0,
+            "reward/std": float(rewards.std()) if len(rewards) else 0.0,
+        }
+
+
+def _spread(flat: Tensor, window: Tensor) -> Tensor:
+    """``flat`` float32[A], row by row, at the True places of ``window`` bool[r, w]; 0 elsewhere."""
+    return torch.zeros(window.shape, device=flat.device).masked_scatter(window, flat)

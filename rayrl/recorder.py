@@ -1,0 +1,252 @@
+"""What a run leaves behind while it goes: metrics to every sink, trajectories to Parquet, a line per step to the terminal.
+
+Nothing here decides anything: a run with its recorder switched off trains the same policy.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rayrl.config.loading import Loaded
+from rayrl.evaluation.held_out import Evaluation
+from rayrl.run_folder import RunFolder
+from rayrl.runtime.pool import gather
+from rayrl.telemetry.bound import Bound, RoleTime, find_bound
+from rayrl.telemetry.console import Console
+from rayrl.telemetry.files import storage_errors
+from rayrl.telemetry.jsonl import JsonlSink
+from rayrl.telemetry.metrics import MetricsWriter
+from rayrl.telemetry.perfetto import TraceFile
+from rayrl.telemetry.spans import SpanRecorder
+from rayrl.types import LearnBatch, SyncReport
+
+if TYPE_CHECKING:
+    from rayrl.assembly import Roles
+    from rayrl.run import Working
+
+
+class Published(NamedTuple):
+    """What a weight update cost."""
+
+    reports: Sequence[SyncReport]
+    nbytes: int
+    seconds: float
+
+
+class Recorder:
+    def __init__(self, loaded: Loaded, folder: RunFolder, state: Mapping[str, Any] | None) -> None:
+        """``state`` is what `state` returned when the commit was made that the run continues from."""
+        self._config, self._folder = loaded.config, folder
+        self._console = Console()
+        self._history: dict[str, Any] = state["recorder"] if state else {"evaluations": [], "wandb_id": None}
+        telemetry = loaded.config.telemetry
+        sinks: list[Any] = [JsonlSink(folder.metrics)]
+        if telemetry.wandb != "off":
+            from rayrl.telemetry.wandb_sink import WandbSink
+
+            sinks.append(WandbSink(telemetry, loaded.config.run.name, folder.path, loaded.yaml, run_id=self._history["wandb_id"]))
+            self._history["wandb_id"] = sinks[-1].run_id
+        self._metrics = MetricsWriter(sinks)
+        self._trace = TraceFile(folder.spans) if telemetry.spans else None
+        self.spans = SpanRecorder("driver", enabled=telemetry.spans)
+        self._sums: dict[str, float] = {}
+        self._archiving: list[Any] = []
+        self._clock = time.monotonic()
+        self._console.header(loaded.config.run.name, _facts(loaded))
+
+    # ---- while the run goes -----------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        self._console.say(text)
+
+    def begin(self, roles: Roles) -> None:
+        """The first step starts now."""
+        self._clock = time.monotonic()
+        self._activity(roles)
+
+    def step(self, step: int, working: Working, roles: Roles, published: Published) -> None:
+        """One finished step: numbers to the sinks, a line to the terminal, trajectories to the archive."""
+        now = time.monotonic()
+        seconds, self._clock = now - self._clock, now
+        activity = self._activity(roles)
+        times = {
+            "rollout": RoleTime(activity["rollout/busy_s"], activity["rollout/wait_s"]),
+            "rewards": RoleTime(activity["rewards/busy_s"], activity["rewards/wait_s"]),
+            "learner": RoleTime(activity["learner/busy_s"], max(0.0, seconds - activity["learner/busy_s"])),
+        }
+        bound = find_bound(times)
+        numbers = (
+            working.metrics
+            | _batch_metrics(working.batch, self._config)
+            | activity
+            | _sync_metrics(published)
+            | {
+                "run/step_s": seconds,
+                "run/tokens_per_s": working.batch.num_action_tokens / seconds,
+                "run/collect_wait_s": working.collected_s,
+                "run/learn_wait_s": working.waited_s,
+                "run/publish_wait_s": published.seconds,
+                "run/driver_cpu_s": activity["run/driver_cpu_s"],
+            }
+        )
+        self._metrics.write(step, numbers)
+        self._archive(roles, working.batch, step)
+        self._draw(roles)
+        self._console.step(_line(step, self._config.run.steps, numbers, bound))
+
+    def evaluation(self, result: Evaluation) -> None:
+        self._metrics.write(
+            result.step,
+            {"eval/accuracy": result.accuracy, "eval/length_tokens": result.mean_tokens, "eval/failed_count": result.failed}
+            | {f"eval/{task}/accuracy": value for task, value in result.by_task.items()},
+        )
+        with storage_errors(self._folder.evaluations), self._folder.evaluations.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result.to_json()) + "\n")
+        self._history["evaluations"].append({**result.to_json(), "samples": result.to_json()["samples"][: self._config.telemetry.print_samples]})
+        self._console.evaluation(result.step, result.accuracy, result.count)
+        self._clock = time.monotonic()
+
+    def saved(self, place: Path) -> None:
+        self._console.say(f"saved {place}")
+        self._clock = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to go on with the same curves; JSON-able."""
+        return {"recorder": self._history}
+
+    # ---- at the end ---------------------------------------------------------------------------------------------------------
+
+    def settle(self, roles: Roles, timeout_s: float) -> None:
+        """Waits for what is still being written."""
+        gather(self._archiving, timeout_s)
+        self._draw(roles)
+
+    def close(self) -> None:
+        self._metrics.close()
+        if self._trace:
+            self._trace.close()
+
+    def summary(self) -> None:
+        """Before and after, a few generations of both, and where everything lies."""
+        done = self._history["evaluations"]
+        if len(done) >= 2:
+            first, last = done[0], done[-1]
+            self._console.before_after({"all": first["accuracy"]} | first["by_task"], {"all": last["accuracy"]} | last["by_task"])
+            self._console.samples(f"before, step {first['step']}", first["samples"])
+            self._console.samples(f"after, step {last['step']}", last["samples"])
+        path = self._folder.path
+        self._console.facts(
+            {
+                "metrics": str(self._folder.metrics),
+                "trajectories": f"{self._folder.rollouts}/*.parquet",
+                "timeline": f"{self._folder.spans} (open in ui.perfetto.dev)",
+                "policy": str(self._folder.policy),
+                "wandb": f"wandb sync {path}/wandb/offline-run-*" if self._config.telemetry.wandb == "offline" else self._config.telemetry.wandb,
+            }
+        )
+
+    # ---- inside -------------------------------------------------------------------------------------------------------------
+
+    def _activity(self, roles: Roles) -> dict[str, float]:
+        """Counters of all roles since the last call, and their gauges."""
+        limit = self._config.deadlines.call_s
+        engines, scorers = roles.rollout.call("stats", timeout_s=limit), roles.scorers.call("stats", timeout_s=limit)
+        learners = gather(roles.learner_stats(), limit)
+        sums = {
+            "rollout/busy_s": sum(s["busy_s"] for s in engines),
+            "rollout/wait_s": sum(s["wait_s"] for s in engines),
+            "rollout/tokens": sum(s["tokens"] for s in engines),
+            "rewards/busy_s": sum(s["busy_s"] for s in scorers),
+            "rewards/wait_s": sum(s["waited_s"] for s in scorers),
+            "rewards/failed_count": sum(s["failed"] for s in scorers),
+            "learner/busy_s": learners[0]["busy_s"],
+            "run/driver_cpu_s": time.process_time(),
+        }
+        deltas = {name: value - self._sums.get(name, 0.0) for name, value in sums.items()}
+        self._sums = sums
+        return (
+            deltas
+            | dict(roles.buffer.stats())
+            | {"rollout/workers_count": float(len(engines)), "store/used_bytes": roles.runtime.usage()["used"]}
+            | {"memory/rollout_bytes": max(s["rss_bytes"] for s in engines), "memory/learner_bytes": max(s["rss_bytes"] for s in learners)}
+        )
+
+    def _archive(self, roles: Roles, batch: LearnBatch, step: int) -> None:
+        if roles.archive is None:
+            return
+        gather(self._archiving, self._config.deadlines.call_s)  # of the step before: long done, unless the disk is full
+        self._archiving = [roles.archive.submit("write", step, batch)]
+
+    def _draw(self, roles: Roles) -> None:
+        if self._trace:
+            self._trace.append({"driver": self.spans.drain()} | roles.drain_spans(self._config.deadlines.call_s))
+
+
+def _batch_metrics(batch: LearnBatch, config: Any) -> dict[str, float]:
+    rewards = np.concatenate([g.rewards[g.kept] for g in batch.groups])
+    lengths = np.concatenate([g.info.action_tokens for g in batch.groups])
+    reasons = [reason for g in batch.groups for reason in g.info.finish_reasons]
+    staleness = batch.staleness()
+    numbers = {
+        "batch/groups": float(len(batch.groups)),
+        "batch/trajectories": float(batch.num_trajectories),
+        "batch/reward_mean": float(rewards.mean()) if rewards.size else float("nan"),
+        "batch/reward_std": float(rewards.std()) if rewards.size else float("nan"),
+        "batch/zero_variance_share": float(np.mean([np.ptp(g.rewards[g.kept]) == 0 for g in batch.groups if g.kept.any()] or [1.0])),
+        "batch/staleness_mean_versions": float(staleness.mean()),
+        "batch/staleness_max_versions": float(staleness.max()),
+        "rollout/length_mean_tokens": float(lengths.mean()),
+        "rollout/length_max_tokens": float(lengths.max()),
+        "rollout/truncated_share": float(np.mean([reason == "length" for reason in reasons])),
+    }
+    for name in batch.groups[0].components:
+        values = np.concatenate([g.components[name][g.kept] for g in batch.groups])
+        numbers[f"reward/{name}"] = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    main = config.evaluation.component or next(iter(config.rewards.components))
+    correct = np.concatenate([g.components[main][g.kept] for g in batch.groups]) >= config.evaluation.threshold
+    numbers["batch/accuracy"] = float(correct.mean()) if correct.size else float("nan")
+    return numbers
+
+
+def _sync_metrics(published: Published) -> dict[str, float]:
+    reports, nbytes, seconds = published
+    numbers = {"sync/total_s": seconds, "sync/bytes": float(nbytes), "sync/bytes_per_s": nbytes / max(seconds, 1e-9)}
+    if reports:
+        numbers |= {"sync/paused_s": max(r.paused_s for r in reports), "sync/version": float(reports[0].version)}
+        gaps = [r.canary_gap for r in reports if r.canary_gap is not None]
+        numbers |= {"sync/canary_gap_nats": max(gaps)} if gaps else {}
+    return numbers
+
+
+def _line(step: int, target: int, numbers: Mapping[str, float], bound: Bound | None) -> dict[str, Any]:
+    return {
+        "step": f"{step}/{target}",
+        "reward": numbers["batch/reward_mean"],
+        "accuracy": numbers["batch/accuracy"],
+        "tokens_per_s": numbers["run/tokens_per_s"],
+        "staleness": numbers["batch/staleness_mean_versions"],
+        "mismatch": numbers.get("mismatch/gap_mean_nats"),
+        "kl": numbers.get("learner/kl_nats"),
+        "length": numbers["rollout/length_mean_tokens"],
+        "seconds": numbers["run/step_s"],
+        "bound": bound.text if bound else "",
+    }
+
+
+def _facts(loaded: Loaded) -> dict[str, str]:
+    c = loaded.config
+    mode = "synchronous" if c.buffer.max_staleness == 0 else f"asynchronous, at most {c.buffer.max_staleness} versions stale"
+    return {
+        "recipe": loaded.recipe,
+        "model": f"{c.model.path} ({c.model.dtype})",
+        "prompts": c.data.source,
+        "algorithm": f"{c.algorithm.name}, {c.batch.groups_per_step} prompts x {c.batch.group_size} samples, {c.run.steps} steps",
+        "mode": mode,
+        "folder": c.run.dir,
+    }
