@@ -15,8 +15,8 @@ from typing import Any
 from rayrl.config.placement import RoleResources, bundles, needs_reference, role_resources
 from rayrl.config.schema import Config
 from rayrl.protocols import PromptSource, ReplayBuffer, Store, TextEnv
-from rayrl.runtime.contract import Handle, RoleSpec, Runtime
-from rayrl.runtime.pool import Pool, Ranks
+from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
+from rayrl.runtime.pool import Pool, Ranks, gather
 from rayrl.types import Prompt
 
 VERIFIERS = "verifiers"
@@ -33,6 +33,15 @@ class Roles:
     scorers: Pool
     learner: Ranks
     reference: list[Handle]
+    archive: Handle | None
+
+    def learner_stats(self) -> list[Pending]:
+        return [rank.submit("stats") for rank in self.learner.handles]
+
+    def spans(self, timeout_s: float) -> dict[str, list[Any]]:
+        """By role: what each process did since the last call."""
+        handles = [*self.rollout.handles, *self.scorers.handles, *self.learner.handles, *self.reference]
+        return {h.name: s for h, s in zip(handles, gather([h.spans() for h in handles], timeout_s), strict=True)}
 
     def stop(self, timeout_s: float) -> None:
         """Ends the loops: finished groups are still handed over, running ones are abandoned (their ordinals stay in the ledger)."""
@@ -58,11 +67,11 @@ def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, Rol
     return runtime, resources
 
 
-def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResources]) -> Roles:
-    """Starts all roles side by side; returns when every one of them has loaded its model."""
+def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResources], rollouts: Path | None) -> Roles:
+    """Starts all roles side by side; returns when every one of them has loaded its model. ``rollouts`` is where trajectories are kept."""
     start_s = config.deadlines.start_s
-    buffer = runtime.start([RoleSpec("buffer", build_buffer, {"config": config, "store": runtime.store}, concurrency=64)], start_s)[0]
     shared = {"config": config, "store": runtime.store}
+    buffer = runtime.start([RoleSpec("buffer", build_buffer, shared, concurrency=64, trace=False)], start_s)[0]
     rollout = _specs(resources["rollout"], build_rollout, shared | {"buffer": buffer}, concurrency=16, named=True)
     rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
     scorers = _specs(resources["scorer"], build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True)
@@ -72,9 +81,10 @@ def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResou
     learner = [
         replace(spec, kwargs=dict(spec.kwargs) | {"rank": i, "ranks": len(learner), "address": address}) for i, spec in enumerate(learner)
     ]
-    groups = [rollout, scorers, learner, reference]
+    archive = [RoleSpec("archive", build_archive, shared | {"folder": rollouts}, threads=1, concurrency=2)] if rollouts else []
+    groups = [rollout, scorers, learner, reference, archive]
     handles = iter(runtime.start([spec for group in groups for spec in group], start_s))
-    engines, scoring, ranks, frozen = ([next(handles) for _ in group] for group in groups)
+    engines, scoring, ranks, frozen, archives = ([next(handles) for _ in group] for group in groups)
     return Roles(
         runtime,
         buffer,
@@ -82,6 +92,7 @@ def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResou
         Pool(runtime, scorers, scoring, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
         Ranks(ranks),
         frozen,
+        archives[0] if archives else None,
     )
 
 
@@ -162,6 +173,12 @@ def build_reference(config: Config, store: Store) -> Any:
     from rayrl.learner.reference import ReferenceModel
 
     return ReferenceModel(config, store)
+
+
+def build_archive(config: Config, store: Store, folder: Path) -> Any:
+    from rayrl.telemetry.archive import Archive
+
+    return Archive(folder, store, fetch_s=config.deadlines.call_s)
 
 
 def free_port() -> int:

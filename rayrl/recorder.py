@@ -185,7 +185,7 @@ class Recorder:
 
     def _draw(self, roles: Roles) -> None:
         if self._trace:
-            self._trace.append({"driver": self.spans.drain()} | roles.drain_spans(self._config.deadlines.call_s))
+            self._trace.append({"driver": self.spans.drain()} | roles.spans(self._config.deadlines.call_s))
 
 
 def _batch_metrics(batch: LearnBatch, config: Any) -> dict[str, float]:

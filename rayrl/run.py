@@ -27,7 +27,7 @@ from rayrl.config.schema import Config
 from rayrl.deadlines import Deadline
 from rayrl.errors import RayrlError, RoleFailed, WeightSyncError
 from rayrl.evaluation import held_out
-from rayrl.recorder import Recorder
+from rayrl.recorder import Published, Recorder
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import Joint, gather
 from rayrl.types import LearnBatch, PromptTask, SamplingParams, SyncReport, Trajectory, WeightUpdate
@@ -100,14 +100,14 @@ class Run(AbstractContextManager):
         say("starting Ray")
         self._runtime, resources = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
-        self._roles = assembly.start_roles(config, self._runtime, resources)
+        self._roles = assembly.start_roles(config, self._runtime, resources, self.folder.rollouts if config.telemetry.rollouts else None)
         self._roles.rollout.on_back = self._bring_up_to_date
         if self._restored:
             self._restore()
         self._roles.rollout.run()
         self._roles.scorers.run()
         self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if _main_thread() else {}
-        self._recorder.begin(self._roles.runtime)
+        self._recorder.begin(self._roles)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in getattr(self, "_handlers", {}).items():
@@ -116,13 +116,13 @@ class Run(AbstractContextManager):
             self.folder.write_json(self.folder.crash, _crash(error, self.step))
         try:
             if self._roles is not None and error is None:
-                self._recorder.spans(self._roles)
+                self._recorder.settle(self._roles, self.config.deadlines.drain_s)
                 self._roles.buffer.drain()
                 self._roles.stop(self.config.deadlines.drain_s)
         finally:
             if self._runtime is not None:
                 self._runtime.shutdown()
-            self._recorder.close(failed=error is not None)
+            self._recorder.close()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.interrupted:
@@ -227,7 +227,7 @@ class Run(AbstractContextManager):
         """The step counts from here: its ordinals are trained, its numbers are written."""
         self._roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
         self.step += 1
-        self._recorder.step(self.step, working, self._roles, self._reports)
+        self._recorder.step(self.step, working, self._roles, self._published)
 
     def _reference(self, batch: LearnBatch) -> list[Any] | None:
         """One reference payload per group; computed while the learner fetches and plans."""
@@ -263,7 +263,7 @@ class Run(AbstractContextManager):
         self._verify(update, reports)
         self.version = update.manifest.version
         self._roles.buffer.set_version(self.version)
-        self._reports = (reports, update.manifest.nbytes, time.monotonic() - started)
+        self._published = Published(reports, update.manifest.nbytes, time.monotonic() - started)
 
     def _verify(self, update: WeightUpdate, reports: Sequence[SyncReport]) -> None:
         for report in reports:
@@ -296,7 +296,7 @@ class Run(AbstractContextManager):
     def _bring_up_to_date(self, handle: Any) -> None:
         """A replaced engine starts with the newest weights that were published."""
         if self._update is not None:
-            self._verify(self._update, [handle.submit("load_weights", self._update).result(self.config.deadlines.sync_s)])
+            self._verify(self._update, [handle.submit("update_weights", self._update).result(self.config.deadlines.sync_s)])
 
     # ---- evaluation and saving ------------------------------------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class Run(AbstractContextManager):
             [e.submit("rollout", share, limit) for e, share in zip(engines, shares, strict=True)], limit + self.config.deadlines.call_s
         )
         trajectories: list[Trajectory] = sorted((t for part in parts for t in part), key=lambda t: (t.ordinal, t.sample))
-        result = held_out.evaluate(self.config, self.step, trajectories, lambda ts: self._roles.scorers.handles[0].score(ts, wait_s=limit))
+        result = held_out.evaluate(self.config, self.step, trajectories, lambda ts: self._roles.scorers.handles[0].submit("score", ts).result(limit))
         self._evaluated_at = self.step
         self._recorder.evaluation(result)
 

@@ -31,7 +31,7 @@ class RunFolder:
     def create(cls, path: str | Path, *, fresh: bool) -> RunFolder:
         """Makes the folder and proves that it can be written. ``fresh`` refuses a folder that already holds a run."""
         folder = cls(Path(path).absolute())
-        if fresh and folder.metrics.exists():
+        if fresh and folder.metrics.exists() and folder.metrics.stat().st_size:
             raise StorageError(
                 f"{path} already holds a run", f"go on with `rayrl resume {path}`, or choose another name with run.name=NAME"
             )

@@ -257,6 +257,11 @@ class LearnBatch:
     def num_trajectories(self) -> int:
         return int(sum(g.kept.sum() for g in self.groups))
 
+    @property
+    def num_action_tokens(self) -> int:
+        """Tokens trained on: those that the policy chose, of kept trajectories."""
+        return int(sum(g.info.action_tokens[g.kept].sum() for g in self.groups))
+
     def staleness(self) -> IntArray:
         """int32[G]: trained version minus oldest version in the group's spans."""
         return np.array([self.version - g.info.oldest_version for g in self.groups], dtype=np.int32)

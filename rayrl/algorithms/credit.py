@@ -71,9 +71,8 @@ def group_mean(inputs: OutcomeInputs) -> Tensor:
 
     The baseline of REINFORCE++-baseline, handed to the token estimator as `TokenInputs.baseline`.
     """
-    rewards = torch.where(inputs.kept, inputs.rewards, 0).double()
-    count = _group_sum(inputs.kept.double(), inputs.group).clamp(min=1)
-    return (_group_sum(rewards, inputs.group) / count).float()
+    _, count, total = _group_statistics(inputs)
+    return (total / count).float()
 
 
 def rewards_minus_kl(rewards: Tensor, kl_sums: Tensor, coef: float) -> Tensor:
@@ -86,23 +85,17 @@ def rewards_minus_kl(rewards: Tensor, kl_sums: Tensor, coef: float) -> Tensor:
 
 
 def _group_statistics(inputs: OutcomeInputs) -> tuple[Tensor, Tensor, Tensor]:
-    """float64[N] each: rewards, kept samples of the trajectory's group, their reward sum.
+    """float64[N] each: rewards, kept samples of the trajectory's group (at least 1), their reward sum.
 
-    Rewards are shifted by the group's smallest: advantages do not depend on the shift, and equal rewards give exactly 0
-    where ``r - mean`` would leave rounding noise for the standard deviation to blow up.
+    float64 sums of equal float32 numbers are exact, so that equal rewards give advantages of exactly 0 and leave no rounding
+    noise for a standard deviation to blow up.
     """
-    kept, group = inputs.kept, inputs.group
-    rewards = torch.where(kept, inputs.rewards, torch.inf).double()
-    lowest = rewards.new_full((_num_groups(group),), torch.inf).scatter_reduce_(0, group, rewards, "amin")
-    rewards = torch.where(kept, rewards - lowest[group], 0)
-    count = _group_sum(kept.double(), group).clamp(min=1)
-    return rewards, count, _group_sum(rewards, group)
+    rewards = torch.where(inputs.kept, inputs.rewards, 0).double()
+    count = _group_sum(inputs.kept.double(), inputs.group).clamp(min=1)
+    return rewards, count, _group_sum(rewards, inputs.group)
 
 
 def _group_sum(values: Tensor, group: Tensor) -> Tensor:
     """Sum of ``values[N]`` over each trajectory's group, back at every trajectory."""
-    return values.new_zeros(_num_groups(group)).index_add_(0, group, values)[group]
-
-
-def _num_groups(group: Tensor) -> int:
-    return int(group.max()) + 1 if group.numel() else 0
+    groups = int(group.max()) + 1 if group.numel() else 0
+    return values.new_zeros(groups).index_add_(0, group, values)[group]

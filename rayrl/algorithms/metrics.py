@@ -7,8 +7,6 @@ were summed over. A mean is never averaged again, hence no split of a batch chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import torch
 from torch import Tensor
 
@@ -31,21 +29,3 @@ def masked_max(values: Tensor, mask: Tensor) -> Tensor:
     """Detached maximum of non-negative ``values[B, T]`` over ``mask`` bool[B, T]; 0 where the mask is empty."""
     inside = torch.where(mask, values.detach(), 0).to(torch.float64).flatten()
     return torch.cat([inside, inside.new_zeros(1)]).max()
-
-
-def merge(parts: Iterable[Mapping[str, Tensor]]) -> Metrics:
-    """Adds sums and takes maxima over micro-batches. Keys that a part lacks count as 0."""
-    total: Metrics = {}
-    for part in parts:
-        for key, value in part.items():
-            if key not in total:
-                total[key] = value
-            else:
-                total[key] = torch.maximum(total[key], value) if is_maximum(key) else total[key] + value
-    return total
-
-
-def means(total: Mapping[str, Tensor], action_tokens: int) -> dict[str, float]:
-    """Divides the sums of a globally reduced ``total`` by the action tokens they run over; maxima pass through."""
-    tokens = max(action_tokens, 1)
-    return {key: float(value) if is_maximum(key) else float(value) / tokens for key, value in total.items()}

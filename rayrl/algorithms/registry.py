@@ -7,7 +7,7 @@ torch. To add a method: one function in its file, one line in its table, and a p
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ TOKEN_ADVANTAGES = {
     "reinforce_pp": "rayrl.algorithms.token_credit:reinforce_pp",
     "reinforce_pp_baseline": "rayrl.algorithms.token_credit:reinforce_pp_baseline",
 }
-"""``f(TokenInputs) -> TokenAdvantages``, from the tokens of one rank."""
+"""``f(TokenInputs, reduce) -> TokenAdvantages``, from the tokens of one rank."""
 
 ADVANTAGES = OUTCOME_ADVANTAGES | TOKEN_ADVANTAGES
 
@@ -143,18 +143,6 @@ class Resolved:
     def needs_baseline(self) -> bool:
         """`TokenInputs.baseline` must be filled with `credit.group_mean`."""
         return self.advantage in GROUP_ADVANTAGES and not self.is_outcome
-
-    @property
-    def advantage_function(self) -> Callable[..., Any]:
-        return load(ADVANTAGES, self.advantage, "algorithm.advantage")
-
-    @property
-    def policy_loss(self) -> Callable[..., Any]:
-        return load(LOSSES, self.loss, "algorithm.loss")
-
-    @property
-    def group_filter(self) -> Callable[..., str | None]:
-        return load(FILTERS, self.filter, "algorithm.filter")
 
     @property
     def min_group_size(self) -> int:

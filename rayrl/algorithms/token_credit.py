@@ -1,7 +1,7 @@
 """Token credit: one advantage per action token, from the tokens that this rank holds.
 
-A TOKEN estimator is ``f(TokenInputs) -> TokenAdvantages``. Whitening needs sums over all ranks: it calls `TokenInputs.reduce`
-twice, unconditionally, so that ranks without tokens take part in the collectives too.
+A TOKEN estimator is ``f(TokenInputs, reduce) -> TokenAdvantages``. ``reduce`` returns the sum of a float64 tensor over all ranks (the
+identity on one rank). An estimator that whitens calls it twice, unconditionally, so that ranks without tokens take part too.
 
 A trajectory is the sequence of its *action* tokens. What the environment wrote between two turns is cut out before any
 recurrence runs and is not a time step: values and rewards pass over it as if it were not there, and nothing is read at or
@@ -25,6 +25,11 @@ _MIN_VARIANCE = 1e-8
 """Floor under the variance when whitening, as in OpenRLHF."""
 
 
+def alone(x: Tensor) -> Tensor:
+    """The sum over one rank."""
+    return x
+
+
 @dataclass(frozen=True, eq=False)
 class TokenInputs:
     """Rewards, and for PPO values, of the tokens at hand."""
@@ -41,8 +46,6 @@ class TokenInputs:
     """Discount per action token."""
     lam: float = 0.95
     """GAE's lambda."""
-    reduce: Reduce = lambda x: x
-    """Sum of a float64 tensor over all ranks; the identity on one rank."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +68,11 @@ def token_rewards(rewards: Tensor, action_mask: Tensor, kl: Tensor | None = None
     return out if kl is None else out - kl_coef * torch.where(action_mask, kl.detach(), 0)
 
 
-def gae_raw(inputs: TokenInputs) -> TokenAdvantages:
+def gae_raw(inputs: TokenInputs, reduce: Reduce = alone) -> TokenAdvantages:
     """Generalised advantage estimation (arXiv 1506.02438 eq. 16): ``A_t = sum_l (gamma lam)^l delta_{t+l}``.
 
-    ``delta_t = r_t + gamma V_{t+1} - V_t`` over consecutive action tokens; returns are ``A_t + V_t``. Raises `ValueError`
-    without values.
+    ``delta_t = r_t + gamma V_{t+1} - V_t`` over consecutive action tokens; returns are ``A_t + V_t``. Nothing is
+    normalised, so ``reduce`` is not called. Raises `ValueError` without values.
     """
     if inputs.values is None:
         raise ValueError("gae needs the critic's values")
@@ -80,26 +83,26 @@ def gae_raw(inputs: TokenInputs) -> TokenAdvantages:
     return TokenAdvantages(steps.put(advantages), steps.put(advantages + values))
 
 
-def gae(inputs: TokenInputs) -> TokenAdvantages:
+def gae(inputs: TokenInputs, reduce: Reduce = alone) -> TokenAdvantages:
     """`gae_raw` with advantages whitened over the action tokens of the global batch, as PPO for language models does.
 
     Returns are those before whitening (Huang et al., "The N implementation details of RLHF with PPO", 2023).
     """
     raw = gae_raw(inputs)
-    return TokenAdvantages(whiten(raw.advantages, inputs.action_mask, inputs.reduce), raw.returns)
+    return TokenAdvantages(whiten(raw.advantages, inputs.action_mask, reduce), raw.returns)
 
 
-def reinforce_pp(inputs: TokenInputs) -> TokenAdvantages:
+def reinforce_pp(inputs: TokenInputs, reduce: Reduce = alone) -> TokenAdvantages:
     """REINFORCE++ (arXiv 2501.03262): discounted reward-to-go, normalised over the action tokens of the global batch.
 
     The per-token KL penalty is part of ``token_rewards``.
     """
     steps = _Steps(inputs.action_mask)
     to_go = steps.put(discounted_sums(steps.take(inputs.token_rewards), inputs.gamma))
-    return TokenAdvantages(whiten(to_go, inputs.action_mask, inputs.reduce))
+    return TokenAdvantages(whiten(to_go, inputs.action_mask, reduce))
 
 
-def reinforce_pp_baseline(inputs: TokenInputs) -> TokenAdvantages:
+def reinforce_pp_baseline(inputs: TokenInputs, reduce: Reduce = alone) -> TokenAdvantages:
     """REINFORCE++ with a group baseline (arXiv 2501.03262): reward minus group mean, then as `reinforce_pp`.
 
     The KL penalty belongs into the loss. Raises `ValueError` without a baseline.
@@ -107,7 +110,7 @@ def reinforce_pp_baseline(inputs: TokenInputs) -> TokenAdvantages:
     if inputs.baseline is None:
         raise ValueError("reinforce_pp_baseline needs a baseline per trajectory")
     centred = inputs.token_rewards - token_rewards(inputs.baseline, inputs.action_mask)
-    return reinforce_pp(replace(inputs, token_rewards=centred))
+    return reinforce_pp(replace(inputs, token_rewards=centred), reduce)
 
 
 def whiten(values: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:

@@ -101,7 +101,7 @@ def _evaluate(sub: argparse._SubParsersAction) -> None:
         "Samples the recipe's held-out prompts from a checkpoint and prints the share that is correct (evaluation.*).",
     )
     _recipe(p)
-    p.add_argument("--checkpoint", metavar="FOLDER", required=True, help="a Hugging Face checkpoint, e.g. RUN_DIR/export")
+    p.add_argument("--checkpoint", metavar="FOLDER", required=True, help="a Hugging Face checkpoint, e.g. RUN_DIR/policy")
     p.add_argument("--json", action="store_true", help="print the metrics as JSON")
     p.set_defaults(command=commands.evaluate)
 

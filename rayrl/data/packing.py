@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rayrl.types import LearnBatch
-
 MicroBatches = list[list[int]]
 
 LAUNCH_TOKENS = 64
@@ -91,8 +89,3 @@ def partition(weights: Sequence[int], parts: int) -> list[list[int]]:
         members[lightest].append(int(k))
         loads[lightest] += int(weights[k])
     return [sorted(m) for m in members]
-
-
-def partition_groups(batch: LearnBatch, ranks: int) -> list[list[int]]:
-    """Positions in ``batch.groups`` for each rank, balanced by the tokens that are trained on. Groups are never split."""
-    return partition([int(g.info.lengths[g.kept].sum()) for g in batch.groups], ranks)

@@ -53,7 +53,7 @@ class LearnerBase:
         report = self._trainer.step(batch, reference)
         elapsed = time.perf_counter() - begin
         self._busy_s += elapsed
-        return report | {"learner/step_s": elapsed, "learner/tokens_per_s": report["learner/tokens"] / elapsed}
+        return report | {"learner/tokens_per_s": report["learner/tokens"] / elapsed}
 
     def export_weights(self, version: int, canary_token_ids: IntArray | None) -> WeightUpdate | None:
         """Packs the policy bucket by bucket in `model.dtype`; rank 0 stores the buckets and returns the update, others None."""

@@ -6,20 +6,16 @@ rank holds a whole gradient), and `engine.step()` is the boundary, so a step may
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
-import deepspeed
 import torch
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
 from torch import Tensor, nn
 
 from rayrl.config.schema import Config
@@ -29,12 +25,29 @@ from rayrl.learner.networks import build_networks, set_up_torch
 from rayrl.learner.trainable import MASTER, MOMENTS, adamw, load_moments
 from rayrl.protocols import Store
 
+# DeepSpeed looks for its accelerator when it is imported, and warns where it finds none.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+import deepspeed
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+
+LARGEST_BUCKET = 100_000_000
+"""Most elements of one ZeRO collective."""
+
 
 class DeepSpeedLearner(LearnerBase):
     """One rank of a data-parallel group; rank 0's host and a free port of it are where the ranks meet."""
 
     def __init__(self, config: Config, store: Store, *, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
         """Joins the group and loads the networks. Blocks until all ranks are there, at most `deadlines.start_s`."""
+        device = set_up_torch(config)
         os.environ |= {
             "RANK": str(rank),
             "WORLD_SIZE": str(world_size),
@@ -43,7 +56,6 @@ class DeepSpeedLearner(LearnerBase):
             "MASTER_ADDR": master_addr,
             "MASTER_PORT": str(master_port),
         }
-        device = set_up_torch(config)
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
             timeout=timedelta(seconds=config.deadlines.learn_s),
@@ -93,13 +105,14 @@ class DeepSpeedTrainable:
         self._params = {name: p for name, p in net.named_parameters() if p.requires_grad}
         self._world_size = world_size
         self._optimizer = adamw(list(self._params.values()), config.learner.optim)
-        settings = engine_settings(config)
+        settings = engine_settings(config, sum(p.numel() for p in self._params.values()))
         self._stage: int = settings["zero_optimization"]["stage"]
         clip = config.learner.optim.grad_clip
         self._norm: Tensor | None = None
         if self._stage == 0:
             self._optimizer.register_step_pre_hook(lambda *_: self._clip(clip or float("inf")))
-        self.engine, *_ = deepspeed.initialize(model=net, optimizer=self._optimizer, config=settings)
+        with redirect_stdout(StringIO()):  # it prints tables of memory that no setting turns off
+            self.engine, *_ = deepspeed.initialize(model=net, optimizer=self._optimizer, config=settings)
         net.train()
 
     def __call__(self, *args: Any) -> Any:
@@ -155,26 +168,26 @@ class DeepSpeedTrainable:
         for master in self.masters():
             zero = torch.zeros_like(master)
             load_moments(self._optimizer, master, dict.fromkeys(MOMENTS, zero) if updates else {}, updates)
-        if self._stage < 3 and updates:
-            for p in self._params.values():
-                mapping = p._hp_mapping
-                if mapping is not None:
-                    mapping.set_optim_state_fragment
+        if self._stage < 3:  # parameters find their slice of the flat moments through links that are made once
+            self.engine.optimizer._hp_optimizer_states_linked = False
+            if updates:
+                self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     @torch.no_grad()
     def _clip(self, largest: float) -> None:
         self._norm = nn.utils.clip_grad_norm_(self._params.values(), largest)
 
 
-def engine_settings(config: Config) -> dict[str, Any]:
-    """The DeepSpeed configuration.
+def engine_settings(config: Config, parameters: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a network with so many ``parameters``.
 
     In bfloat16 stage 0 runs as stage 1: DeepSpeed has no float32 gradient accumulation without partitioned optimiser states.
     On one rank the two are the same.
     """
     learner, bf16 = config.learner, compute_dtype(config.model) == torch.bfloat16
     stage = max(1, learner.zero_stage) if bf16 else learner.zero_stage
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    bucket = min(parameters + parameters % 2, LARGEST_BUCKET)  # allocated in every backward pass, used or not
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if learner.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {

@@ -1,13 +1,15 @@
-"""Loads the policy and its tokenizer from a Hugging Face checkpoint and refuses a pair that does not fit."""
+"""Loads the policy from a Hugging Face checkpoint, and refuses a tokenizer that does not fit it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from rayrl.config.schema import ModelConfig
+from rayrl.data.paths import is_local, nearest_files
 from rayrl.errors import ConfigError, ModelError
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -26,34 +28,24 @@ def load_policy(config: ModelConfig, *, path: str | None = None, attention: str 
     ``path`` overrides ``config.path``. Raises `ModelError` when it is no causal language model.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     path = path or config.path
+    if is_local(path) and not (Path(path).expanduser() / "config.json").is_file():
+        raise ModelError(f"{path} holds no model: there is no config.json", nearest_files(Path(path).expanduser()))
+    logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=compute_dtype(config), attn_implementation=attention, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # transformers raises OSError, ValueError, and whatever its parsers raise
         raise ModelError(
-            f"{path!r} cannot be loaded as a causal language model: {_first_line(error)}",
-            "model.path is a folder with config.json and weights (.safetensors), or a name on the model hub",
+            f"{path} cannot be loaded as a causal language model: {type(error).__name__}: {error}",
+            "a model is a folder with config.json and .safetensors weights, or a name on the model hub",
         ) from error
     model.config.use_cache = False
     switch_off_dropout(model)
     return model
-
-
-def load_tokenizer(config: ModelConfig) -> Any:
-    """The tokenizer of ``config``. Raises `ModelError` when there is none."""
-    from transformers import AutoTokenizer
-
-    path = config.tokenizer or config.path
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"{path!r} has no tokenizer that can be loaded: {_first_line(error)}",
-            "set model.tokenizer to a folder or hub name that has tokenizer files",
-        ) from error
 
 
 def check_vocabulary(model: Any, tokenizer: Any, config: ModelConfig) -> None:
@@ -73,7 +65,3 @@ def switch_off_dropout(model: nn.Module) -> None:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

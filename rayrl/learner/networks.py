@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from rayrl.config.schema import Config
+from rayrl.data.tokenizer import load_tokenizer
 from rayrl.learner.attention import PACKED
 from rayrl.learner.forward import PolicyNet
-from rayrl.learner.loading import check_vocabulary, load_policy, load_tokenizer
+from rayrl.learner.loading import check_vocabulary, load_policy
 from rayrl.learner.trainer import needs_critic
 from rayrl.models.heads import ValueNet
 

@@ -29,11 +29,11 @@ class TinyShape:
 
 
 BENCH = TinyShape()
-"""About 4.7 million parameters: the model of the benchmarks."""
+"""About 4.5 million parameters: the model of the benchmarks."""
 SMALL = TinyShape(hidden=128, layers=4, intermediate=384)
 """About 0.8 million parameters: the model of the demo."""
 NANO = TinyShape(hidden=64, layers=2, heads=2, kv_heads=1, intermediate=128)
-"""About 0.1 million parameters: the model of the tests."""
+"""About 0.08 million parameters: the model of the tests."""
 
 
 def build_tokenizer() -> Qwen2Tokenizer:

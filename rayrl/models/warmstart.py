@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import random
 import re
 import shutil
@@ -50,13 +51,13 @@ class Recipe:
     batch: int = 64
     """Demonstrations per step, each drawn afresh."""
     lr: float = 3e-3
-    """Peak learning rate; linear warm-up over a tenth of the steps, cosine to zero after it."""
+    """Peak learning rate; linear warm-up over a tenth of the steps, and a cosine to zero."""
     forgets_carry: float = FORGETS_CARRY
     loses_hundred: float = LOSES_HUNDRED
     slips: float = SLIPS
 
 
-def demonstration(problem: str, rng: random.Random, recipe: Recipe = Recipe()) -> str:  # noqa: B008 (frozen)
+def demonstration(problem: str, rng: random.Random, recipe: Recipe = Recipe()) -> str:
     """The student's completion of one problem ``ab+cd=``, mistakes included; a mistake is carried through to the answer.
 
     Raises `DataError` for a problem of another form.
@@ -84,7 +85,7 @@ def build(
     *,
     seed: int = 0,
     report: Callable[[str], None] = print,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    recipe: Recipe = Recipe(),
 ) -> Path:
     """Writes the warm-started model (float32) and its tokenizer as a Hugging Face checkpoint; returns the folder.
 
@@ -121,7 +122,10 @@ def _supervise(problems: list[str], recipe: Recipe, seed: int, report: Callable[
     tokenizer = tiny.build_tokenizer()
     model = tiny.build_model(recipe.shape, seed=seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps, pct_start=0.1)
+    warm_up = max(recipe.steps // 10, 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: min((done + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * done / recipe.steps))
+    )
     started = time.monotonic()
     for step in range(1, recipe.steps + 1):
         pairs = [(p, demonstration(p, rng, recipe)) for p in rng.choices(problems, k=recipe.batch)]
@@ -140,7 +144,7 @@ def _supervise(problems: list[str], recipe: Recipe, seed: int, report: Callable[
 
 def _encode(pairs: Sequence[tuple[str, str]], tokenizer) -> tuple[Tensor, Tensor]:
     """Right-padded ``inputs`` and next-token ``targets``, int64[B, T-1]; prompt and padding targets are ignored."""
-    sequences = [tokenizer.encode(prompt + completion) + [tokenizer.eos_token_id] for prompt, completion in pairs]
+    sequences = [[*tokenizer.encode(prompt + completion), tokenizer.eos_token_id] for prompt, completion in pairs]
     inputs = torch.full((len(pairs), max(map(len, sequences))), tokenizer.pad_token_id)
     targets = torch.full_like(inputs, _IGNORED)
     for row, (sequence, (prompt, _)) in enumerate(zip(sequences, pairs, strict=True)):

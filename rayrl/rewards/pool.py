@@ -62,7 +62,7 @@ class VerifierPool:
     ) -> None:
         self._timeout_s, self._start_s = timeout_s, start_s
         self._setup = {
-            "components": {name: (c.verifier, dict(c.args)) for name, c in components.items()},
+            "components": {name: (component.verifier, dict(component.args)) for name, component in components.items()},
             "memory_bytes": memory_mib * 2**20,
             "limit_s": timeout_s,
         }

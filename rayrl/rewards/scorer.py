@@ -52,8 +52,3 @@ class VerifierScorer:
 
 
 _NOT_APPLICABLE = Outcome(0.0, "", 0.0)
-
-
-def check_components(config: RewardsConfig) -> None:
-    """Loads every configured verifier in a process of its own. Raises `ConfigError` for the first one that cannot be used."""
-    VerifierPool(config.components, memory_mib=config.memory_mib).close()

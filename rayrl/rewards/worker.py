@@ -11,7 +11,7 @@ from typing import Any
 from rayrl.data import arrow
 from rayrl.errors import RayrlError
 from rayrl.protocols import ReplayBuffer, RewardScorer, Store
-from rayrl.types import GroupInfo, RewardRecord, RewardStatus
+from rayrl.types import GroupInfo, RewardRecord, RewardStatus, Trajectory
 
 _POLL_S = 1.0
 
@@ -56,6 +56,10 @@ class RewardWorker:
     def stop(self) -> None:
         """Makes `run` return after the groups that it holds."""
         self._stopping.set()
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[list[RewardRecord]]:
+        """Records for a caller instead of the buffer (evaluation)."""
+        return self._scorer.score(trajectories)
 
     def stats(self) -> dict[str, Any]:
         """Seconds ``busy_s`` and ``waited_s``; ``groups``; records ``scored`` and ``failed``, and ``failed_by_reason``."""

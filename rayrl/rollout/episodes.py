@@ -17,8 +17,10 @@ from rayrl.types import FinishReason, GenerationRequest, GenerationResult, IntAr
 class Episode:
     """Sample ``sample`` of a prompt task. Drive it with `request` → `add_turn` → (`add_observation` → `request` …) until `finished`."""
 
-    def __init__(self, task: PromptTask, sample: int, *, max_turns: int = 1, max_length: int) -> None:
+    def __init__(self, task: PromptTask, sample: int, *, max_turns: int = 1, max_length: int, group: str = "") -> None:
+        """``group`` tells its requests apart from those of other groups in the engine; by default the ordinal does."""
         self.task = task
+        self.group = group or str(task.prompt.ordinal)
         self.sample = sample
         self._max_turns = max_turns
         self._max_length = max_length
@@ -36,7 +38,7 @@ class Episode:
     @property
     def id(self) -> str:
         """``<ordinal>/<sample>``, as of its trajectory."""
-        return f"{self.task.prompt.ordinal}/{self.sample}"
+        return f"{self.group}/{self.sample}"
 
     @property
     def request_id(self) -> str:
@@ -88,7 +90,7 @@ class Episode:
             mask[start:end] = True
             logprobs[start:end] = values
         return Trajectory(
-            id=self.id,
+            id=f"{prompt.ordinal}/{self.sample}",
             ordinal=prompt.ordinal,
             sample=self.sample,
             token_ids=ids,

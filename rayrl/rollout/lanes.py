@@ -117,6 +117,7 @@ class PublishLane(_Lane):
         super().__init__(f"{worker}-publish", call_s)
         self._buffer, self._store, self._worker, self._decode, self._stats = buffer, store, worker, decode, stats
         self._queue: SimpleQueue[Sequence[Episode] | tuple[int, str] | None] = SimpleQueue()
+        encode([])  # pyarrow imports pandas at its first conversion, seconds that the first group must not pay
 
     def put(self, episodes: Sequence[Episode]) -> None:
         """A finished group."""
@@ -159,7 +160,7 @@ class PublishLane(_Lane):
     def _store_group(self, episodes: Sequence[Episode]) -> GroupInfo:
         trajectories = [e.trajectory(self._decode) for e in episodes]
         batch = encode(trajectories)
-        return group_info(trajectories, self._store.put(batch), batch.nbytes)
+        return group_info(trajectories, self._store.offer(batch), batch.nbytes)
 
 
 def group_info(trajectories: Sequence[Trajectory], payload: object, nbytes: int) -> GroupInfo:

@@ -37,6 +37,7 @@ class WeightLoader:
             loaded = model.load_weights(unpack(manifest, buckets))
             finalize_layerwise_reload(model, config)
             _repack_tied(model)
+        torch.accelerator.synchronize()  # copies to a GPU may still be under way; vLLM makes this a no-op on CPU
         missing = {name for name, _ in model.named_parameters()} - loaded if loaded and config.quantization is None else set()
         if missing:
             raise WeightSyncError(

@@ -2,7 +2,7 @@
 
 One thread owns the engine (`run`). Whatever can wait for somebody else happens in helper threads, so that the engine never
 does: one keeps a lease request in flight at the buffer, one encodes, stores and announces finished groups, and slow
-environments answer in a small pool. Control calls (`update_weights`, `generate`, `reseed`) come from other threads, are
+environments answer in a small pool. Control calls (`update_weights`, `rollout`, `reseed`) come from other threads, are
 executed between two engine steps and block only their caller.
 
 With ``lease_all`` (synchronous mode) everything that is leased is added before the first step and environments answer
@@ -15,7 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -26,11 +28,13 @@ from rayrl.protocols import Engine, ReplayBuffer, Store, TextEnv
 from rayrl.rollout.episodes import Episode
 from rayrl.rollout.lanes import LeaseLane, PublishLane
 from rayrl.rollout.stats import RolloutStats
-from rayrl.types import FloatArray, GenerationRequest, GenerationResult, IntArray, Prompt, PromptTask, SyncReport, WeightUpdate
+from rayrl.types import FloatArray, GenerationResult, IntArray, Prompt, PromptTask, SyncReport, Trajectory, WeightUpdate
 
 Decode = Callable[[IntArray], str]
 Encode = Callable[[str], Sequence[int]]
 EnvFactory = Callable[[Prompt], TextEnv]
+Finish = Callable[[list[Episode]], None]
+Fail = Callable[[BaseException], None]
 T = TypeVar("T")
 
 MAX_BACKLOG = 64
@@ -80,11 +84,11 @@ class RolloutWorker:
         self._leases = LeaseLane(buffer, name, index, self._wake, call_s)
         self._publish = PublishLane(buffer, store, name, decode, self._stats, call_s)
         self._group_size = 0
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[str, _Group] = {}
         self._episodes: dict[str, Episode] = {}
         self._asked: dict[str, float] = {}  # episodes whose environment is thinking -> since when; oldest first
-        self._evaluations: dict[str, _Evaluation] = {}
-        self._evaluation_count = 0
+        self._jobs: dict[_Job, list[str]] = {}  # callers of `rollout` -> keys of the groups that they wait for
+        self._job_count = 0
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -132,25 +136,28 @@ class RolloutWorker:
             self._stats.add(weight_updates=1, paused_s=report.paused_s)
             return report
 
+        if not self._leases.started:  # a replacement gets its weights before its loop starts: nobody else uses the engine yet
+            return load()
         return self._between_steps("weight update", load, self._sync_s)
 
-    def generate(self, requests: Sequence[GenerationRequest], timeout_s: float) -> list[GenerationResult]:
-        """Completions in the order of ``requests``, sampled along with the training generations. Ids are the caller's own.
+    def rollout(self, tasks: Sequence[PromptTask], timeout_s: float) -> list[Trajectory]:
+        """Episodes for the caller instead of the buffer (evaluation), sampled along with training; in the order of tasks and samples.
 
-        Raises `ValueError` for a prompt that does not fit and `DeadlineExceeded` after ``timeout_s`` (the requests are aborted).
+        Raises what an episode raised, and `DeadlineExceeded` after ``timeout_s`` (the requests are aborted).
         """
-        if not requests:
+        if not tasks:
             return []
-        deadline = time.monotonic() + timeout_s
-        job = self._between_steps("evaluation", lambda: self._start_evaluation(requests), timeout_s)
+        job = _Job(len(tasks))
+        self._between_steps("evaluation", lambda: self._start_job(job, tasks), timeout_s)
         try:
-            return job.done.result(timeout=max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            self._between_steps("abort of an evaluation", lambda: self._abandon_evaluation(job), self._call_s)
+            groups = job.done.result(timeout=timeout_s)
+        except FutureTimeout:
+            self._between_steps("abort of an evaluation", lambda: self._abandon(job), self._call_s)
             raise DeadlineExceeded(
-                f"evaluation on {self.name}: {job.missing} of {len(requests)} completions missing after {timeout_s:.0f} s",
+                f"evaluation on {self.name}: {job.missing} of {len(tasks)} prompts unfinished after {timeout_s:.0f} s",
                 "raise deadlines.generate_s or shorten rollout.sampling.max_tokens",
             ) from None
+        return [episode.trajectory(self._decode) for group in groups for episode in group]
 
     def reseed(self, seed: int) -> None:
         self._between_steps("reseed", lambda: self._engine.reseed(seed), self._call_s)
@@ -195,43 +202,32 @@ class RolloutWorker:
 
     def _start_leased(self) -> None:
         for task in self._leases.take():
-            self._start_group(task)
-        idle = not self._episodes and not self._evaluations
+            self._group_size, key = task.n, str(task.prompt.ordinal)
+            if key not in self._groups:  # else our lease expired and came back: the running group serves the new one
+                self._start_group(task, key, self._publish.put, partial(self._publish.fail, task.prompt.ordinal))
         if self._lease_all:
-            self._leases.want(10**6 if idle else 0)
+            self._leases.want(0 if self._episodes else 10**6)
         elif self._publish.backlog >= MAX_BACKLOG:
             self._leases.want(0)
         else:
-            self._leases.want(self._room())
+            free = max(0, self._max_running - len(self._episodes))
+            self._leases.want(-(-free // self._group_size) if self._group_size else 1)  # the first task tells how large groups are
 
-    def _room(self) -> int:
-        """Groups that would fill the engine, rounded up; one until the first group has shown its size."""
-        free = self._max_running - len(self._episodes)
-        return 0 if free <= 0 else 1 if not self._group_size else -(-free // self._group_size)
-
-    def _start_group(self, task: PromptTask) -> None:
-        if task.prompt.ordinal in self._groups:  # our lease expired and came back: the running group serves the new one
-            return
-        self._group_size = task.n
-        group = _Group(task, [Episode(task, i, max_turns=self._max_turns, max_length=self._max_length) for i in range(task.n)])
+    def _start_group(self, task: PromptTask, key: str, finish: Finish, fail: Fail) -> None:
+        group = _Group(task, key, finish, fail, self._max_turns, self._max_length)
         try:
             if self._env_factory is not None:
                 group.envs = {e.id: self._env_factory(task.prompt) for e in group.episodes}
             self._engine.add([e.request() for e in group.episodes])
         except Exception as error:
-            self._publish.fail(task.prompt.ordinal, error)
+            fail(error)
             return
-        self._groups[task.prompt.ordinal] = group
+        self._groups[key] = group
         self._episodes.update((e.id, e) for e in group.episodes)
 
     def _finish_turn(self, result: GenerationResult) -> None:
         self._stats.add(tokens=result.token_ids.shape[0], completions=1)
-        key = result.id.rpartition("/")[0]
-        if (job := self._evaluations.get(key)) is not None:
-            if job.take(result):
-                del self._evaluations[key]
-            return
-        episode = self._episodes.get(key)
+        episode = self._episodes.get(result.id.rpartition("/")[0])
         if episode is None:
             return
         if episode.add_turn(result) and self._env_factory is not None:
@@ -240,7 +236,7 @@ class RolloutWorker:
             self._finish_episode(episode)
 
     def _ask_env(self, episode: Episode, result: GenerationResult) -> None:
-        env = self._groups[episode.task.prompt.ordinal].envs[episode.id]
+        env = self._groups[episode.group].envs[episode.id]
         text = self._decode(result.token_ids)
         self._asked[episode.id] = time.monotonic()
         if self._env_pool is None:
@@ -272,49 +268,66 @@ class RolloutWorker:
                 if not episode.finished:
                     self._engine.add([episode.request()])
             except Exception as error:
-                self._fail_group(episode.task.prompt.ordinal, error)
+                self._fail_group(episode.group, error)
                 continue
             if episode.finished:
                 self._finish_episode(episode)
         late = [id for id, since in self._asked.items() if time.monotonic() - since > self._call_s]
-        for ordinal in {self._episodes[id].task.prompt.ordinal for id in late}:
-            self._fail_group(ordinal, DeadlineExceeded(f"the environment did not answer within {self._call_s:.0f} s"))
+        for key in {self._episodes[id].group for id in late}:
+            self._fail_group(key, DeadlineExceeded(f"the environment did not answer within {self._call_s:.0f} s"))
 
     def _finish_episode(self, episode: Episode) -> None:
         del self._episodes[episode.id]
-        group = self._groups[episode.task.prompt.ordinal]
+        group = self._groups[episode.group]
         group.unfinished -= 1
         if group.unfinished == 0:
-            del self._groups[group.task.prompt.ordinal]
-            self._publish.put(group.episodes)
+            del self._groups[episode.group]
+            group.finish(group.episodes)
 
-    def _fail_group(self, ordinal: int, error: BaseException) -> None:
-        group = self._groups.pop(ordinal)
+    def _fail_group(self, key: str, error: BaseException) -> None:
+        group = self._drop_group(key)
+        group.fail(error)
+
+    def _drop_group(self, key: str) -> _Group:
+        group = self._groups.pop(key)
         live = [e for e in group.episodes if self._episodes.pop(e.id, None) is not None]
         for episode in live:
             self._asked.pop(episode.id, None)
         self._engine.abort([e.request_id for e in live])
-        self._publish.fail(ordinal, error)
+        return group
 
-    # ---- evaluation --------------------------------------------------------------------------------------------------
+    # ---- episodes for a caller ----------------------------------------------------------------------------------------
 
-    def _start_evaluation(self, requests: Sequence[GenerationRequest]) -> _Evaluation:
-        self._evaluation_count += 1
-        job = _Evaluation(f"evaluation-{self._evaluation_count}", [r.id for r in requests])
-        self._engine.add([replace(r, id=f"{job.key}/{i}") for i, r in enumerate(requests)])
-        self._evaluations[job.key] = job
-        return job
+    def _start_job(self, job: _Job, tasks: Sequence[PromptTask]) -> None:
+        self._job_count += 1
+        self._jobs[job] = [f"job-{self._job_count}.{i}" for i in range(len(tasks))]
+        for i, (task, key) in enumerate(zip(tasks, self._jobs[job], strict=True)):
+            if job not in self._jobs:  # a prompt before this one failed
+                return
+            self._start_group(task, key, partial(self._job_group, job, i), partial(self._job_failed, job))
 
-    def _abandon_evaluation(self, job: _Evaluation) -> None:
-        self._evaluations.pop(job.key, None)
-        self._engine.abort([f"{job.key}/{i}" for i, r in enumerate(job.results) if r is None])
+    def _job_group(self, job: _Job, index: int, episodes: list[Episode]) -> None:
+        job.groups[index] = episodes
+        job.missing -= 1
+        if job.missing == 0 and self._jobs.pop(job, None):
+            job.done.set_result(job.groups)
+
+    def _job_failed(self, job: _Job, error: BaseException) -> None:
+        if job in self._jobs:
+            self._abandon(job)
+            job.done.set_exception(error)
+
+    def _abandon(self, job: _Job) -> None:
+        for key in self._jobs.pop(job, ()):
+            if key in self._groups:
+                self._drop_group(key)
 
     # ---- end ---------------------------------------------------------------------------------------------------------
 
     def _shut_down(self) -> None:
         self._closed = True
         self._reject_commands()
-        for job in self._evaluations.values():
+        for job in self._jobs:
             job.done.set_exception(RoleFailed(f"rollout worker {self.name} stopped", "the evaluation was cut short"))
         if self._env_pool is not None:
             self._env_pool.shutdown(wait=False, cancel_futures=True)
@@ -335,26 +348,19 @@ class RolloutWorker:
 
 
 class _Group:
-    """All episodes of one prompt."""
+    """All episodes of one prompt, and whom their end concerns."""
 
-    def __init__(self, task: PromptTask, episodes: list[Episode]) -> None:
-        self.task, self.episodes, self.unfinished = task, episodes, len(episodes)
+    def __init__(self, task: PromptTask, key: str, finish: Finish, fail: Fail, max_turns: int, max_length: int) -> None:
+        self.episodes = [Episode(task, i, max_turns=max_turns, max_length=max_length, group=key) for i in range(task.n)]
+        self.finish, self.fail = finish, fail
+        self.unfinished = task.n
         self.envs: dict[str, TextEnv] = {}
 
 
-class _Evaluation:
-    """Completions somebody waits for."""
+class _Job:
+    """Groups that a caller waits for."""
 
-    def __init__(self, key: str, ids: list[str]) -> None:
-        self.key, self._ids, self.missing = key, ids, len(ids)
-        self.results: list[GenerationResult | None] = [None] * len(ids)
-        self.done: Future[list[GenerationResult]] = Future()
-
-    def take(self, result: GenerationResult) -> bool:
-        """True when it was the last one."""
-        i = int(result.id.rpartition("/")[2])
-        self.results[i] = replace(result, id=self._ids[i])
-        self.missing -= 1
-        if self.missing == 0:
-            self.done.set_result(self.results)
-        return self.missing == 0
+    def __init__(self, count: int) -> None:
+        self.missing = count
+        self.groups: list[list[Episode]] = [[] for _ in range(count)]
+        self.done: Future[list[list[Episode]]] = Future()

@@ -28,6 +28,8 @@ class RoleSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     concurrency: int = 16
     """Calls that may run at the same time."""
+    trace: bool = True
+    """Record a span for every call that the role serves."""
 
 
 class Pending(Protocol):
@@ -46,6 +48,9 @@ class Handle(Protocol):
     name: str
 
     def submit(self, method: str, *args: Any, **kwargs: Any) -> Pending: ...
+
+    def spans(self) -> Pending:
+        """The spans of the role's process since the last call: list of `telemetry.spans.Span`."""
 
     def __getattr__(self, method: str) -> Callable[..., Any]: ...
 

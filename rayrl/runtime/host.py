@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,27 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rayrl.errors import DeadlineExceeded, RayrlError, RoleFailed
 from rayrl.runtime.store import RayStore
+from rayrl.telemetry.spans import Span, SpanRecorder
+
+_ENDLESS = frozenset({"run"})
+"""Methods that are no piece of work."""
 
 
 class Host:
     """Lives in the actor process. Two phases: the constructor is light and always succeeds, `build` may fail with a reason."""
 
     def __init__(
-        self, log_path: str, threads: int, cores: tuple[int, ...], nice: int, env: Mapping[str, str], search_path: Sequence[str]
+        self,
+        log_path: str,
+        threads: int,
+        cores: tuple[int, ...],
+        nice: int,
+        env: Mapping[str, str],
+        search_path: Sequence[str],
+        trace: bool,
     ) -> None:
         self._role: Any = None
+        self._spans = SpanRecorder("host", enabled=trace)
         self._outbox: dict[int, Any] = {}
         self._next, self._lock = 0, threading.Lock()
         _redirect_output(log_path)
@@ -62,7 +75,13 @@ class Host:
             raise
 
     def call(self, method: str, args: tuple, kwargs: dict) -> Any:
-        return getattr(self._role, method)(*args, **kwargs)
+        with nullcontext() if method in _ENDLESS else self._spans.span(method):
+            return getattr(self._role, method)(*args, **kwargs)
+
+    def drain_spans(self) -> list[Span]:
+        """What this process did since the last call: every call it served, and what the role itself recorded."""
+        own = getattr(self._role, "spans", None)
+        return self._spans.drain() + (own.drain() if own is not None else [])
 
     def stash(self, value: Any) -> int:
         with self._lock:
@@ -109,6 +128,10 @@ class RayHandle:
 
     def submit(self, method: str, *args: Any, **kwargs: Any) -> RayPending:
         return RayPending(self.name, method, self._actor.call.remote(method, args, kwargs), self._log)
+
+    def spans(self) -> RayPending:
+        """The spans of the role's process since the last call."""
+        return RayPending(self.name, "spans", self._actor.drain_spans.remote(), self._log)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):

@@ -54,6 +54,10 @@ class LocalHandle:
     def submit(self, method: str, *args: Any, **kwargs: Any) -> LocalPending:
         return LocalPending(self.name, method, self._threads.submit(getattr(self._role, method), *args, **kwargs))
 
+    def spans(self) -> LocalPending:
+        recorder = getattr(self._role, "spans", None)
+        return LocalPending(self.name, "spans", self._threads.submit(recorder.drain if recorder is not None else list))
+
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
             raise AttributeError(method)

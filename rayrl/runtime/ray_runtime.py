@@ -113,7 +113,7 @@ class RayRuntime:
 
     def _host(self, spec: RoleSpec, log: str) -> ray.actor.ActorHandle:
         search_path = [os.path.abspath(entry) for entry in sys.path]
-        return HostActor.options(**self._options(spec)).remote(log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path)
+        return HostActor.options(**self._options(spec)).remote(log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path, spec.trace)
 
     def _options(self, spec: RoleSpec) -> dict:
         options: dict = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_concurrency": spec.concurrency, "max_restarts": 0}

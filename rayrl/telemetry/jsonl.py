@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class JsonlSink:
         self.path = Path(path)
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torn = self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n")
+            torn = self.path.exists() and self.path.stat().st_size > 0 and _last_byte(self.path) != b"\n"
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
             if torn:  # a crash cut the last line: keep the next one whole
                 self._file.write("\n")
@@ -33,6 +34,12 @@ class JsonlSink:
     def close(self) -> None:
         with storage_errors(self.path):
             self._file.close()
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

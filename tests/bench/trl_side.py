@@ -55,7 +55,7 @@ def main() -> None:
     lengths = [json.loads(line) for line in arguments.lengths.read_text().splitlines()]
     groups, size = len(prompts) // arguments.steps, len(lengths[0])
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    step_lengths = [sum(lengths[i * groups : (i + 1) * groups], []) for i in range(arguments.steps)]
+    step_lengths = [[n for group in lengths[i * groups : (i + 1) * groups] for n in group] for i in range(arguments.steps)]
     generated: list[int] = []
 
     def share_of_vowels(completions: list[str], completion_ids: list[list[int]], **kwargs) -> list[float]:

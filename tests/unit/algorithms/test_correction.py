@@ -73,6 +73,13 @@ def test_weights_are_finite_bounded_and_without_gradient(mode, level):
 
 
 @pytest.mark.parametrize("mode", ["truncated", "masked", "decoupled"])
+def test_a_sequence_ratio_beyond_float32_stays_a_number(mode):
+    prox, mask = torch.full((1, 50), 15.0), torch.ones(1, 50, dtype=torch.bool)
+    weights, metrics = correction_weights(mode, prox, torch.zeros(1, 50), mask, level="sequence")
+    assert weights.isfinite().all() and all(value.isfinite() for value in metrics.values())
+
+
+@pytest.mark.parametrize("mode", ["truncated", "masked", "decoupled"])
 def test_nothing_outside_the_mask_is_read(mode, random_mask, tensor):
     rng = np.random.default_rng(2)
     mask = random_mask(rng, 5, 8)

@@ -12,6 +12,7 @@ import torch
 
 from rayrl.algorithms.token_credit import (
     TokenInputs,
+    alone,
     discounted_sums,
     gae,
     gae_raw,
@@ -173,9 +174,8 @@ def test_any_split_over_ranks_gives_the_advantages_of_one_rank(estimator, random
                 inputs.baseline[mine],
                 inputs.gamma,
                 inputs.lam,
-                ranks.at(rank),
             )
-            return estimator(part).advantages
+            return estimator(part, ranks.at(rank)).advantages
 
         with ThreadPoolExecutor(3) as pool:
             for rank, part in enumerate(pool.map(work, range(3), timeout=30)):
@@ -185,14 +185,14 @@ def test_any_split_over_ranks_gives_the_advantages_of_one_rank(estimator, random
 def test_whitened_tokens_have_mean_0_and_variance_1(random_mask, tensor):
     rng = np.random.default_rng(6)
     mask = random_mask(rng, 8, 20)
-    tokens = whiten(tensor(rng, 8, 20) * 3 + 100, mask, lambda x: x)[mask]
+    tokens = whiten(tensor(rng, 8, 20) * 3 + 100, mask, alone)[mask]
     assert tokens.mean().abs() < 1e-10 and (tokens.var(correction=0) - 1).abs() < 1e-10
 
 
 def test_equal_tokens_whiten_to_zero_and_nothing_to_nothing():
     mask = torch.ones(2, 3, dtype=torch.bool)
-    assert whiten(torch.full((2, 3), 0.1), mask, lambda x: x).abs().max() < 1e-6
-    assert whiten(torch.zeros(2, 3), ~mask, lambda x: x).eq(0).all()
+    assert whiten(torch.full((2, 3), 0.1), mask, alone).abs().max() < 1e-6
+    assert whiten(torch.zeros(2, 3), ~mask, alone).eq(0).all()
 
 
 def test_outcome_reward_stands_on_the_last_action_token_and_kl_on_every_one():

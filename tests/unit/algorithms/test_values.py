@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from rayrl.algorithms.metrics import means
 from rayrl.algorithms.values import explained_variance, value_loss
 
 
@@ -49,17 +48,21 @@ def test_nothing_outside_the_mask_is_read_and_targets_have_no_gradient(random_ma
     assert grads[0].isfinite().all() and grads[1] is None and grads[2] is None
 
 
+def means(metrics, mask):
+    return {key: float(value) / int(mask.sum()) for key, value in metrics.items()}
+
+
 def test_explained_variance_equals_numpy(random_mask, tensor):
     rng = np.random.default_rng(2)
     for _ in range(50):
         mask = random_mask(rng, 5, 6, allow_empty=False)
         values, returns = tensor(rng, 5, 6), tensor(rng, 5, 6)
-        metrics = means(value_loss(values, values, returns, mask, 0.0).metrics, int(mask.sum()))
+        metrics = means(value_loss(values, values, returns, mask, 0.0).metrics, mask)
         v, r = values[mask].numpy(), returns[mask].numpy()
         assert explained_variance(metrics) == pytest.approx(1 - np.var(r - v) / np.var(r), rel=1e-9)
 
 
 def test_explained_variance_of_constant_returns_is_zero():
     ones = torch.ones(1, 4)
-    metrics = means(value_loss(ones * 2, ones, ones, ones.bool(), 0.0).metrics, 4)
+    metrics = means(value_loss(ones * 2, ones, ones, ones.bool(), 0.0).metrics, ones.bool())
     assert explained_variance(metrics) == 0.0

@@ -43,6 +43,16 @@ def test_an_expired_lease_is_reissued_and_no_earlier(make):
     assert led.reissued == 1
 
 
+def test_the_expiry_of_an_old_lease_does_not_end_a_new_one(make):
+    led = ledger(make, 1, max_attempts=9)
+    led.lease("a", 0, 1, now=0, version=0)
+    led.release("a")
+    led.lease("b", 0, 1, now=5, version=0)
+    assert led.expire(10) == 0 and led.state(0) is OrdinalState.IN_FLIGHT
+    assert led.next_expiry() == 15.0
+    assert led.expire(15) == 1
+
+
 def test_the_first_result_wins_and_the_second_worker_is_told(make):
     led = ledger(make, 1)
     led.lease("slow", 0, 1, now=0, version=0)

@@ -2,6 +2,7 @@
 
 import heapq
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ def test_range_set_equals_a_plain_set_whatever_the_order_of_arrival(values):
     assert len(ranges) == len(values)
     assert [v in ranges for v in range(-1, 62)] == [v in set(values) for v in range(-1, 62)]
     pieces = ranges.ranges()
-    assert all(end < start for (_, end), (start, _) in zip(pieces, pieces[1:], strict=False)), "adjacent ranges must have merged"
+    assert all(end < start for (_, end), (start, _) in pairwise(pieces)), "adjacent ranges must have merged"
     assert list(RangeSet(pieces)) == sorted(values)
 
 

@@ -75,10 +75,8 @@ def test_the_order_depends_on_the_seed(tokenizer):
 
 
 def test_rendering_equals_the_tokenizers_own_chat_rendering(chat_tokenizer):
-    rows = [
-        Row("hello"),
-        Row([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "x"}]),
-    ]
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "x"}]
+    rows = [Row("hello"), Row(talk)]
     config = DataConfig(source="x", system_prompt="be brief", shuffle=False)
     first, second = PromptStream(rows, chat_tokenizer, config, seed=0).take(2)
     asked = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]

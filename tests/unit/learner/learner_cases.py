@@ -30,6 +30,7 @@ def config(model: Path, **learner: Any) -> Config:
     """A float32 run of 10 steps; keyword arguments set fields of ``learner``, with dots those of deeper sections."""
     c = Config()
     c.model.path, c.model.dtype, c.run.steps, c.run.deterministic = str(model), "float32", 10, True
+    c.learner.optim.eps = 1e-4  # a tiny epsilon would blow rounding noise up to whole steps of the learning rate
     c.learner.optim.lr, c.learner.backend, c.learner.cpu_threads = 1e-2, "torch", 1
     for key, value in learner.items():
         section = c.learner
@@ -66,7 +67,9 @@ def trajectory(rng: np.random.Generator, ordinal: int, sample: int, *, turns: in
     )
 
 
-def batch_of(store: Any, groups: list[list[Trajectory]], *, rewards: np.ndarray | None = None, kept: np.ndarray | None = None, step: int = 0) -> LearnBatch:
+def batch_of(
+    store: Any, groups: list[list[Trajectory]], *, rewards: np.ndarray | None = None, kept: np.ndarray | None = None, step: int = 0
+) -> LearnBatch:
     """A learn batch; ``rewards`` and ``kept`` are [groups, samples]."""
     scored = []
     for g, samples in enumerate(groups):
@@ -85,7 +88,9 @@ def batch_of(store: Any, groups: list[list[Trajectory]], *, rewards: np.ndarray 
     return LearnBatch(step=step, version=0, groups=tuple(scored))
 
 
-def random_batch(store: Any, *, seed: int = 0, groups: int = 4, samples: int = 4, turns: int = 1, step: int = 0, drop: float = 0.0) -> LearnBatch:
+def random_batch(
+    store: Any, *, seed: int = 0, groups: int = 4, samples: int = 4, turns: int = 1, step: int = 0, drop: float = 0.0
+) -> LearnBatch:
     """Random trajectories and rewards; a share ``drop`` of the samples is not kept."""
     rng = np.random.default_rng(seed)
     made = [[trajectory(rng, g, s, turns=turns) for s in range(samples)] for g in range(groups)]

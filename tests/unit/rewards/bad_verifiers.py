@@ -28,7 +28,7 @@ def by_name(completion, ground_truth, *, prompt="", num_tokens=-1, metadata=None
         case "text":
             return "1.0"
         case "nap":
-            time.sleep(0.1)
+            time.sleep(0.2)
         case "sleep":
             time.sleep(3600)
         case "spin":
@@ -49,7 +49,7 @@ def by_name(completion, ground_truth, *, prompt="", num_tokens=-1, metadata=None
             _hoard.append(bytearray(8 * 2**30))
         case "leak":
             while True:
-                _hoard.append(bytearray(2**20))
+                _hoard.append(bytes(2**25))
         case "exit":
             os._exit(3)
         case "sys.exit":

@@ -13,6 +13,8 @@ from rayrl.config.schema import RewardComponent
 from rayrl.errors import ConfigError, RoleFailed
 from rayrl.rewards.pool import Call, VerifierPool
 
+LIMIT_S = 1.0
+
 
 @pytest.fixture(autouse=True)
 def bad_verifiers_are_importable(monkeypatch):
@@ -20,7 +22,7 @@ def bad_verifiers_are_importable(monkeypatch):
 
 
 def make_pool(verifier="bad_verifiers:by_name", *, args=None, **kwargs) -> VerifierPool:
-    return VerifierPool({"c": RewardComponent(verifier, args=args or {})}, **({"timeout_s": 0.4, "memory_mib": 512} | kwargs))
+    return VerifierPool({"c": RewardComponent(verifier, args=args or {})}, **({"timeout_s": LIMIT_S, "memory_mib": 512} | kwargs))
 
 
 @pytest.fixture
@@ -43,12 +45,12 @@ BAD = {
     "none": "returned NoneType, expected a number",
     "text": "returned str, expected a number",
     "numpy array": "returned ndarray, expected a number",
-    "sleep": "timed out after 0.4 s",
-    "spin": "timed out after 0.4 s",
-    "stubborn": "timed out after 0.4 s",
-    "c hang": "timed out after 0.4 s",
-    "block alarm": "timed out after 0.4 s",
-    "grandchild": "timed out after 0.4 s",
+    "sleep": "timed out after 1 s",
+    "spin": "timed out after 1 s",
+    "stubborn": "timed out after 1 s",
+    "c hang": "timed out after 1 s",
+    "block alarm": "timed out after 1 s",
+    "grandchild": "timed out after 1 s",
     "memory": "MemoryError",
     "leak": "MemoryError",
     "exit": "verifier process died: exit code 3",
@@ -71,14 +73,14 @@ def test_a_late_call_is_ended_close_to_its_limit(pool):
     ask(pool, "yes")
     began = time.monotonic()
     (outcome,) = ask(pool, "sleep")
-    assert 0.4 <= time.monotonic() - began < 2.0
-    assert 0.4 <= outcome.latency_s < 1.0
+    assert LIMIT_S <= time.monotonic() - began < 3 * LIMIT_S
+    assert LIMIT_S <= outcome.latency_s < 2 * LIMIT_S
 
 
 def test_the_limit_is_per_call_not_per_chunk(pool):
     began = time.monotonic()
     assert [o.value for o in ask(pool, *["nap"] * 12)] == [0.0] * 12
-    assert time.monotonic() - began > 2 * 0.4
+    assert time.monotonic() - began > 2 * LIMIT_S
 
 
 def test_many_bad_samples_in_random_places_never_disturb_their_neighbours():

@@ -87,7 +87,7 @@ def test_canary_gap_is_small_under_the_right_weights_and_large_under_any_other(e
 
 
 def test_a_prefix_cached_under_old_weights_never_serves_a_new_request(engine):
-    asked = requests(3, length=200, temperature=0.0, ignore_eos=True)
+    asked = requests(3, length=200, ignore_eos=True)
     engine.update_weights(weights_of(nano(0), engine.version + 1))
     for _ in range(2):
         generate(engine, asked)
@@ -124,7 +124,11 @@ def test_stop_tokens_end_the_completion(engine):
     for key, r in free.items():
         stop = int(r.token_ids[3])
         first = int(np.flatnonzero(r.token_ids == stop)[0])
-        asked = [GenerationRequest(key, prompt(int(key[1:])), SamplingParams(max_tokens=10, temperature=0.0, stop_token_ids=(stop,), ignore_eos=True))]
+        asked = [
+            GenerationRequest(
+                key, prompt(int(key[1:])), SamplingParams(max_tokens=10, temperature=0.0, stop_token_ids=(stop,), ignore_eos=True)
+            )
+        ]
         cut = generate(engine, asked)[key]
         assert cut.finish_reason is FinishReason.STOP and np.array_equal(cut.token_ids, r.token_ids[: first + 1])
 

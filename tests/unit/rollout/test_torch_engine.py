@@ -44,7 +44,9 @@ def test_samples_of_one_prompt_share_its_prefill_and_still_differ(engine, monkey
 
 def test_rows_that_join_a_running_batch_get_the_tokens_they_would_get_alone(engine):
     engine.update_weights(weights_of(nano(0), engine.version + 1))
-    greedy = [GenerationRequest(f"r{i}", prompt(i, 4 + 9 * i), SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)) for i in range(5)]
+    greedy = [
+        GenerationRequest(f"r{i}", prompt(i, 4 + 9 * i), SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)) for i in range(5)
+    ]
     alone = {r.id: generate(engine, [r])[r.id] for r in greedy}
     done = {}
     for r in greedy:

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The demo: a tiny model learns two-digit addition from a verifier, on a laptop without a GPU. Nothing is downloaded but packages.
+#
+#   launch/demo.sh                                   set up, build the starting model, train, evaluate before and after
+#   SEED=1 STEPS=100 launch/demo.sh                  another seed, more steps
+#   launch/demo.sh buffer.max_staleness=2            any setting of the recipe conf/recipes/arithmetic_grpo.yaml
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+launch/setup.sh
+export PATH="${RAYRL_VENV:-$PWD/.venv}/bin:$PATH"
+
+rayrl warmstart --recipe arithmetic_grpo
+exec rayrl train arithmetic_grpo \
+  run.name="demo-$(date +%Y%m%d-%H%M%S)" \
+  run.seed="${SEED:-0}" \
+  ${STEPS:+run.steps="$STEPS"} \
+  "$@"

@@ -1,0 +1,7 @@
+"""`python -m rayrl` is `rayrl`."""
+
+import sys
+
+from rayrl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,137 @@
+"""The DeepSpeed learner makes the updates of plain torch, whatever the ZeRO stage and the number of ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "unit" / "learner"))
+sys.path.insert(0, str(HERE))
+
+from learner_cases import DictStore, config, random_batch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+from rayrl.learner.torch import TorchLearner  # noqa: E402
+from rayrl.models import tiny  # noqa: E402
+
+STEPS = 3
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Of weights after three AdamW updates of at most 0.01 each."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("model"), tiny.NANO, seed=3)
+
+
+def launch(ranks: int, model: Path, out: Path, cases: list[dict], limit_s: float = 280) -> None:
+    """Runs ``cases`` one after another in one group of ``ranks`` processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(HERE / "learner_ranks.py"),
+                json.dumps({"rank": r, "ranks": ranks, "port": port, "model": str(model), "out": str(out), "cases": cases}),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for r in range(ranks)
+    ]
+    try:
+        outputs = [p.communicate(timeout=limit_s)[0] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    for p, output in zip(processes, outputs, strict=True):
+        assert p.returncode == 0, output[-4000:]
+
+
+def plain(model: Path, steps: int, **settings) -> tuple[TorchLearner, list[dict]]:
+    """The same run on plain torch."""
+    store = DictStore()
+    learner = TorchLearner(config(model, **settings), store)
+    return learner, [dict(learner.step(random_batch(store, seed=i, groups=5, turns=2, drop=0.2, step=i), None)) for i in range(steps)]
+
+
+def masters(learner) -> dict[str, torch.Tensor]:
+    return {name: values["master"].clone() for name, values in learner._policy.state()}
+
+
+def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_zero_stage_and_ranks_do_not_change_the_update(ranks: int, folder: Path, tmp_path: Path) -> None:
+    base = {"token_budget": 40}
+    cases = [{"name": f"z{z}", "config": {**base, "zero_stage": z}} for z in range(4)]
+    cases += [
+        {"name": "packed", "config": {**base, "zero_stage": 2, "packing": True}},
+        {
+            "name": "minibatches",
+            "config": {**base, "zero_stage": 1, "epochs": 2, "minibatches": 2, "algorithm__correction__mode": "truncated"},
+        },
+        {"name": "ppo", "config": {**base, "zero_stage": 1, "algorithm__name": "ppo"}},
+        {"name": "bf16", "config": {**base, "zero_stage": 2, "model__dtype": "bfloat16"}},
+    ]
+    launch(ranks, folder, tmp_path, cases)
+    for case in cases:
+        settings = {k: v for k, v in case["config"].items() if k != "zero_stage"}
+        learner, reports = plain(folder, STEPS, **settings)
+        got = load_file(tmp_path / f"{case['name']}.safetensors")
+        tolerance = TOLERANCE[settings.get("model__dtype", "float32")]
+        assert furthest(got, masters(learner)) < tolerance, case["name"]
+        seen = json.loads((tmp_path / f"{case['name']}.json").read_text())
+        for mine, theirs in zip(reports, seen["reports"], strict=True):
+            for key in ("learner/loss", "learner/grad_norm", "policy/entropy", "mismatch/abs_max", "policy/clip_low", "advantage/std"):
+                assert theirs[key] == pytest.approx(mine[key], rel=20 * tolerance, abs=20 * tolerance), (case["name"], key)
+            assert theirs["learner/action_tokens"] == mine["learner/action_tokens"]
+            assert theirs["learner/tokens"] == mine["learner/tokens"]
+        update = learner.export_weights(7, np.arange(3, 13, dtype=np.int32))
+        assert np.allclose(seen["canary"], update.canary_logprobs, atol=20 * tolerance), case["name"]
+        assert seen["tensors"] == [t.name for t in update.manifest.tensors]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_training_continues_bit_for_bit_at_another_stage_too(folder: Path, tmp_path: Path) -> None:
+    straight = [
+        {"name": f"straight{z}", "config": {"zero_stage": z, "save": str(tmp_path / f"save{z}"), "token_budget": 60}} for z in range(4)
+    ]
+    resumed = [
+        {"name": f"resumed{z}", "config": {"zero_stage": z, "resume": str(tmp_path / f"save{z}"), "token_budget": 60}} for z in range(4)
+    ]
+    across = {"name": "across", "config": {"zero_stage": 3, "resume": str(tmp_path / "save1"), "token_budget": 60}}
+    launch(2, folder, tmp_path, straight)
+    launch(2, folder, tmp_path, [*resumed, across])
+    alone = {"name": "alone", "config": {"zero_stage": 0, "resume": str(tmp_path / "save1"), "token_budget": 60}}
+    launch(1, folder, tmp_path, [alone])
+    store = DictStore()
+    uninterrupted = TorchLearner(config(folder, token_budget=60), store)
+    for i in range(2 * STEPS):
+        uninterrupted.step(random_batch(store, seed=i, groups=5, turns=2, drop=0.2, step=i), None)
+    states = {
+        name: load_file(tmp_path / f"{name}.safetensors") for name in ("resumed0", "resumed1", "resumed2", "resumed3", "across", "alone")
+    }
+    assert furthest(states["resumed1"], states["across"]) < TOLERANCE["float32"]
+    for name, state in states.items():
+        assert furthest(state, masters(uninterrupted)) < 5 * TOLERANCE["float32"], name

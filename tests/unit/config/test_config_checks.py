@@ -1,0 +1,75 @@
+import pytest
+
+from rayrl.config.checks import problems
+from rayrl.config.loading import load
+from rayrl.errors import ConfigError
+
+CASES = [
+    ("batch.groups_per_step", ["batch.groups_per_step=30", "learner.ranks=4"]),
+    ("learner.minibatches", ["batch.groups_per_step=32", "learner.minibatches=3"]),
+    ("buffer.max_groups", ["buffer.max_groups=32", "buffer.max_staleness=2"]),
+    ("learner.optim.warmup_steps", ["learner.optim.warmup_steps=100", "learner.optim.schedule=cosine"]),
+    ("model.max_length", ["model.max_length=300"]),
+    ("learner.token_budget", ["learner.token_budget=100"]),
+    ("reference.token_budget", ["reference.token_budget=100", "algorithm.kl.coef=0.1"]),
+    ("batch.group_size", ["batch.group_size=1"]),
+    ("algorithm.filter zero_variance", ["batch.group_size=1", "algorithm.advantage=gae", "algorithm.filter=zero_variance"]),
+    ("learner.critic is false", ["algorithm.name=ppo", "learner.critic=false"]),
+    ("learner.critic is true", ["learner.critic=true"]),
+    ("reference.path", ["reference.path=some/model"]),
+    ("learner.optim.betas", ["learner.optim.betas=[0.9]"]),
+    ("algorithm.correction.floor", ["algorithm.correction.mode=masked", "algorithm.correction.floor=3"]),
+    ("rollout.sampling.temperature", ["rollout.sampling.temperature=0"]),
+    ("rollout.env is 'calculator'", ["rollout.env=calculator"]),
+    ("rollout.env is null", ["rollout.max_turns=2"]),
+    ("rollout.length_limits", ["rollout.length_limits=l.jsonl", "rollout.env=calculator", "rollout.max_turns=2"]),
+    ("every weight", ["rewards.components.correct.weight=0"]),
+    ("rewards.components.correct.weight is nan", ["rewards.components.correct.weight=.nan"]),
+    ("evaluation.component is 'corect'", ["evaluation.component=corect"]),
+    ("not a regular expression", ["data.answer_pattern='(a'"]),
+    ("has no group", ["data.answer_pattern=abc"]),
+    ("data.answer_field is null", ["data.answer_pattern='(a)'", "data.answer_field=null"]),
+    ("learner.backend torch has one rank", ["learner.backend=torch", "learner.ranks=2"]),
+    ("ZeRO belongs to deepspeed", ["learner.backend=torch", "learner.zero_stage=2"]),
+    ("learner.offload", ["learner.offload=true"]),
+    ("run.deterministic is true and buffer.max_staleness", ["run.deterministic=true", "buffer.max_staleness=1"]),
+    ("run.deterministic is true and placement.mode", ["run.deterministic=true", "placement.mode=colocated"]),
+    ("engines sleep", ["placement.mode=colocated", "buffer.max_staleness=1"]),
+    ("shared GPU", ["placement.mode=colocated", "rollout.tensor_parallel=2"]),
+    ("counts GPUs", ["placement.mode=cpu", "rollout.tensor_parallel=2"]),
+    ("sync.transport nccl", ["placement.mode=cpu", "sync.transport=nccl"]),
+    ("sync.transport ipc", ["placement.mode=disaggregated", "sync.transport=ipc"]),
+    ("did you mean 'deepspeed'?", ["learner.backend=depspeed"]),
+    ("did you mean 'dapo'?", ["algorithm.name=dapoo"]),
+    ("buffer.max_staleness is -1; it must be at least 0", ["buffer.max_staleness=-1"]),
+    ("run.steps is 0", ["run.steps=0"]),
+    ("rollout.sampling.top_p is 1.5", ["rollout.sampling.top_p=1.5"]),
+    ("learner.ema_decay is 1.0; it must be at least 0 and below 1", ["learner.ema_decay=1"]),
+    ("learner.zero_stage is 4", ["learner.zero_stage=4"]),
+    ("deadlines.sync_s is 0", ["deadlines.sync_s=0"]),
+    ("learner.optim.lr is nan", ["learner.optim.lr=.nan"]),
+]
+
+
+@pytest.mark.parametrize(("expected", "overrides"), CASES, ids=[c[0] for c in CASES])
+def test_a_combination_that_cannot_work_is_refused_by_name(recipe, expected, overrides):
+    with pytest.raises(ConfigError) as caught:
+        load(recipe(), overrides)
+    assert expected in str(caught.value)
+
+
+def test_a_run_without_a_reward_is_refused(recipe):
+    path = recipe("bare", "model: {path: m}\ndata: {source: task:arithmetic}\n")
+    with pytest.raises(ConfigError, match=r"rewards\.components is empty"):
+        load(path)
+
+
+def test_all_problems_are_reported_in_one_error(recipe):
+    overrides = ["batch.group_size=1", "rollout.sampling.temperature=0", "evaluation.component=x", "learner.offload=true"]
+    found = problems(load(recipe(), overrides, check=False).config)
+    assert len(found) == len(overrides)
+
+
+def test_what_is_possible_passes(recipe):
+    overrides = ["algorithm.name=ppo", "batch.group_size=1", "learner.critic=true", "buffer.max_staleness=3", "buffer.max_groups=200"]
+    assert problems(load(recipe(), overrides).config) == []

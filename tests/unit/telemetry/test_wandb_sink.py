@@ -1,0 +1,26 @@
+"""Offline tracking needs no account, continues a run under its id, and says nothing on the console."""
+
+import pytest
+
+from rayrl.config.schema import TelemetryConfig
+from rayrl.errors import ConfigError
+from rayrl.telemetry.wandb_sink import WandbSink
+
+
+def test_off_is_not_a_sink(tmp_path):
+    with pytest.raises(ConfigError, match="telemetry.wandb is 'off'"):
+        WandbSink(TelemetryConfig(wandb="off"), "run", tmp_path, "a: 1")
+
+
+def test_an_offline_run_is_written_quietly_and_continued_under_its_id(tmp_path, capfd):
+    pytest.importorskip("wandb")
+    first = WandbSink(TelemetryConfig(wandb="offline"), "run", tmp_path, "run:\n  seed: 3\n")
+    first.write(1, 0.0, {"learner/loss": 0.5})
+    first.close()
+    second = WandbSink(TelemetryConfig(wandb="offline"), "run", tmp_path, "run:\n  seed: 3\n", run_id=first.run_id)
+    second.write(1, 0.0, {"learner/loss": 0.4})  # a resumed run repeats steps
+    second.close()
+    logs = sorted((tmp_path / "wandb").glob(f"offline-run-*/run-{first.run_id}.wandb"))
+    assert second.run_id == first.run_id and logs
+    assert b"learner/loss" in logs[-1].read_bytes()
+    assert capfd.readouterr() == ("", "")
