@@ -87,12 +87,11 @@ class Recorder:
             | activity
             | _sync_metrics(published)
             | {
-                "run/step_s": seconds,
-                "run/tokens_per_s": working.batch.num_action_tokens / seconds,
-                "run/collect_wait_s": working.collected_s,
-                "run/learn_wait_s": working.waited_s,
-                "run/publish_wait_s": published.seconds,
-                "run/driver_cpu_s": activity["run/driver_cpu_s"],
+                "step/total_s": seconds,
+                "step/tokens_per_s": working.batch.num_action_tokens / seconds,
+                "step/generate_wait_s": working.collected_s,
+                "step/learn_s": working.waited_s,
+                "step/sync_s": published.seconds,
             }
         )
         self._metrics.write(step, numbers)
@@ -166,7 +165,7 @@ class Recorder:
             "rewards/wait_s": sum(s["waited_s"] for s in scorers),
             "rewards/failed_count": sum(s["failed"] for s in scorers),
             "learner/busy_s": learners[0]["busy_s"],
-            "run/driver_cpu_s": time.process_time(),
+            "step/driver_cpu_s": time.process_time(),
         }
         deltas = {name: value - self._sums.get(name, 0.0) for name, value in sums.items()}
         self._sums = sums
@@ -189,15 +188,12 @@ class Recorder:
 
 
 def _batch_metrics(batch: LearnBatch, config: Any) -> dict[str, float]:
-    rewards = np.concatenate([g.rewards[g.kept] for g in batch.groups])
     lengths = np.concatenate([g.info.action_tokens for g in batch.groups])
     reasons = [reason for g in batch.groups for reason in g.info.finish_reasons]
     staleness = batch.staleness()
     numbers = {
         "batch/groups": float(len(batch.groups)),
         "batch/trajectories": float(batch.num_trajectories),
-        "batch/reward_mean": float(rewards.mean()) if rewards.size else float("nan"),
-        "batch/reward_std": float(rewards.std()) if rewards.size else float("nan"),
         "batch/zero_variance_share": float(np.mean([np.ptp(g.rewards[g.kept]) == 0 for g in batch.groups if g.kept.any()] or [1.0])),
         "batch/staleness_mean_versions": float(staleness.mean()),
         "batch/staleness_max_versions": float(staleness.max()),
@@ -227,14 +223,14 @@ def _sync_metrics(published: Published) -> dict[str, float]:
 def _line(step: int, target: int, numbers: Mapping[str, float], bound: Bound | None) -> dict[str, Any]:
     return {
         "step": f"{step}/{target}",
-        "reward": numbers["batch/reward_mean"],
+        "reward": numbers["reward/mean"],
         "accuracy": numbers["batch/accuracy"],
-        "tokens_per_s": numbers["run/tokens_per_s"],
+        "tokens_per_s": numbers["step/tokens_per_s"],
         "staleness": numbers["batch/staleness_mean_versions"],
-        "mismatch": numbers.get("mismatch/gap_mean_nats"),
-        "kl": numbers.get("learner/kl_nats"),
+        "mismatch": numbers.get("mismatch/abs"),
+        "kl": numbers.get("kl/reference"),
         "length": numbers["rollout/length_mean_tokens"],
-        "seconds": numbers["run/step_s"],
+        "seconds": numbers["step/total_s"],
         "bound": bound.text if bound else "",
     }
 

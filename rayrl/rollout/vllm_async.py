@@ -127,6 +127,7 @@ class AsyncVllmEngine:
 
     def close(self) -> None:
         self._llm.shutdown()
+        del self._llm
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     @property

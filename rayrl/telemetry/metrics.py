@@ -22,6 +22,8 @@ METRICS: dict[str, Metric] = {
     # The first thing to look at when a run goes wrong: do engine and learner compute the same policy?
     "mismatch/abs": Metric("nats", "Mean |learner − engine| log-probability per action token, before the update"),
     "mismatch/abs_max": Metric("nats", "Largest |learner − engine| log-probability of an action token"),
+    "mismatch/kl_k1": Metric("nats", "KL(engine ‖ learner) per action token, k1 estimate"),
+    "mismatch/kl_k3": Metric("nats", "KL(engine ‖ learner) per action token, k3 estimate"),
     "policy/ratio": Metric("", "Mean probability ratio of the policy being trained to the one that the loss compares with"),
     "policy/ratio_max": Metric("", "Largest such ratio of a token"),
     "policy/clip_low": Metric("", "Share of action tokens clipped from below"),
@@ -104,12 +106,13 @@ METRICS: dict[str, Metric] = {
     "buffer/results_refused_count": Metric("groups", "Results that came second or too late"),
     "buffer/staleness_mean_versions": Metric("versions", "Mean staleness of all groups trained"),
     "step/total_s": Metric("s", "One step, end to end"),
-    "step/tokens_per_s": Metric("tokens/s", "Trained tokens per second of the whole step, prompts included"),
+    "step/tokens_per_s": Metric("tokens/s", "Action tokens trained on per second of the whole step"),
     "step/generate_wait_s": Metric("s", "The driver's wait for a batch"),
     "step/learn_s": Metric("s", "The driver's wait for the learner"),
     "step/sync_s": Metric("s", "The driver's wait for the weight update"),
     "step/save_s": Metric("s", "The driver's wait for a checkpoint"),
     "step/evaluate_s": Metric("s", "The driver's wait for an evaluation"),
+    "step/driver_cpu_s": Metric("s", "Processor time of the driver's own process"),
     "store/used_bytes": Metric("bytes", "Object store in use"),
     "telemetry/spans_lost_count": Metric("spans", "Spans that fell out of a recorder before they were drained"),
 }

@@ -6,11 +6,11 @@ The clock is the wall clock in nanoseconds, so that the spans of different proce
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from threading import get_ident
+from time import time_ns
 from typing import Any, NamedTuple
 
 
@@ -26,17 +26,19 @@ class Span(NamedTuple):
 class _Open:
     """A span in progress; a class with slots because a generator-based context manager costs three times as much."""
 
-    __slots__ = ("_args", "_name", "_recorder", "_start")
+    __slots__ = ("args", "name", "recorder", "start")
 
     def __init__(self, recorder: SpanRecorder, name: str, args: Mapping[str, Any] | None) -> None:
-        self._recorder, self._name, self._args = recorder, name, args
+        self.recorder, self.name, self.args, self.start = recorder, name, args, time_ns()
 
     def __enter__(self) -> None:
-        self._start = time.time_ns()
+        pass
 
     def __exit__(self, *_: object) -> None:
-        end = time.time_ns()
-        self._recorder.add((self._name, self._start, end - self._start, threading.get_ident(), self._args))
+        end, spans = time_ns(), self.recorder._spans
+        if len(spans) == spans.maxlen:
+            self.recorder.lost += 1
+        spans.append((self.name, self.start, end - self.start, get_ident(), self.args))
 
 
 class SpanRecorder:
@@ -54,12 +56,6 @@ class SpanRecorder:
     def span(self, name: str, **args: Any) -> AbstractContextManager[None]:
         """``with recorder.span("generate", sequences=64): ...``; ``args`` are shown in Perfetto and must be JSON-able."""
         return _Open(self, name, args or None) if self.enabled else nullcontext()
-
-    def add(self, span: tuple[str, int, int, int, Mapping[str, Any] | None]) -> None:
-        """A finished span, fields in the order of `Span`; a plain tuple because it is cheaper to make."""
-        if len(self._spans) == self._spans.maxlen:
-            self.lost += 1
-        self._spans.append(span)
 
     def drain(self) -> list[Span]:
         """All finished spans since the last call, oldest first."""

@@ -1,8 +1,10 @@
 """TRL's side of bench_end_to_end.py: `GRPOTrainer` with Hugging Face generation. Imports nothing of rayrl.
 
-    python trl_side.py --model DIR --prompts FILE.jsonl --lengths FILE.jsonl --steps N --out FILE.json
+Settings are TRL's defaults where both sides are not told the same: weights in the compute type, one generation per step.
 
-Writes ``{"tokens": [completion tokens of step i], "ends": [wall clock at the end of step i, s]}``.
+    python trl_side.py --model DIR --prompts FILE.jsonl --lengths FILE.jsonl --groups 32 --steps N --out FILE.json
+
+Writes ``{"tokens": [completion tokens of step i], "ends": [end of step i, s on a monotonic clock]}``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from vowels import share_of_vowels
 
 
 class ForcedLengths(LogitsProcessor):
@@ -37,13 +40,14 @@ class Clock(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.ends.append(time.time())
+        self.ends.append(time.monotonic())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--model", "--prompts", "--lengths", "--out"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--groups", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--micro-batch", type=int, default=64)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -53,16 +57,17 @@ def main() -> None:
 
     prompts = [json.loads(line)["prompt"] for line in arguments.prompts.read_text().splitlines()]
     lengths = [json.loads(line) for line in arguments.lengths.read_text().splitlines()]
-    groups, size = len(prompts) // arguments.steps, len(lengths[0])
+    groups, size = arguments.groups, len(lengths[0])
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     step_lengths = [[n for group in lengths[i * groups : (i + 1) * groups] for n in group] for i in range(arguments.steps)]
     generated: list[int] = []
 
-    def share_of_vowels(completions: list[str], completion_ids: list[list[int]], **kwargs) -> list[float]:
-        expected = step_lengths[len(generated)]
-        assert [len(ids) for ids in completion_ids] == expected, "lengths were not forced"
-        generated.append(sum(expected))
-        return [sum(map(c.count, "aeiou")) / max(len(c), 1) for c in completions]
+    def reward(completions: list[str], completion_ids: list[list[int]], **kwargs) -> list[float]:
+        forced = step_lengths[len(generated)]
+        if [len(ids) for ids in completion_ids] != forced:
+            raise RuntimeError("completions do not have the lengths that were to be forced")
+        generated.append(sum(forced))
+        return [share_of_vowels(completion) for completion in completions]
 
     config = GRPOConfig(
         output_dir=str(arguments.out.with_suffix("")),
@@ -88,7 +93,7 @@ def main() -> None:
     )
     clock = Clock()
     trainer = GRPOTrainer(
-        str(arguments.model), share_of_vowels, args=config, train_dataset=Dataset.from_dict({"prompt": prompts}),
+        str(arguments.model), reward, args=config, train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer, callbacks=[clock],
     )  # fmt: skip
     generate = trainer.model.generate

@@ -7,7 +7,8 @@ import pytest
 
 from rayrl.telemetry.console import Console, percent, short
 
-ROW = dict(step="3/60", reward=0.5, accuracy=0.25, tokens_per_s=2140, staleness=0.5, mismatch=0.00123, kl=0.01, length=48.4, seconds=3.2)
+ROW = {"step": "3/60", "reward": 0.5, "accuracy": 0.25, "tokens_per_s": 2140, "staleness": 0.5, "mismatch": 0.00123, "kl": 0.01}
+ROW |= {"length": 48.4, "seconds": 3.2}
 
 
 def printed(use, width=None, encoding="utf-8", color=None):
@@ -86,7 +87,12 @@ def test_before_and_after_show_the_difference_in_points():
 
 
 def test_an_error_comes_with_its_hint():
-    assert printed(lambda c: c.error("it broke\nbadly", "mend it")).splitlines()[1:] == ["  error  it broke", "         badly", "  hint   mend it"]
+    lines = printed(lambda c: c.error("it broke\nbadly", "mend it")).splitlines()
+    assert lines[1:] == [
+        "  error  it broke",
+        "         badly",
+        "  hint   mend it",
+    ]
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0"), (999, "999"), (999.9, "1k"), (2140, "2.14k"), (1.5e6, "1.5M"), (2e9, "2G")])

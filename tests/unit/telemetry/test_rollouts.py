@@ -42,7 +42,9 @@ def test_trajectories_come_back_with_their_step_reward_and_advantage(tmp_path):
         ("1/0", 7, 6, 0.0, -1.0, True),
         ("1/1", 7, 6, 2.0, 1.0, True),
     ]
-    decoded = arrow.decode(table.select(arrow.SCHEMA.names).replace_schema_metadata(arrow.SCHEMA.metadata).cast(arrow.SCHEMA).to_batches()[0])
+    decoded = arrow.decode(
+        table.select(arrow.SCHEMA.names).replace_schema_metadata(arrow.SCHEMA.metadata).cast(arrow.SCHEMA).to_batches()[0]
+    )
     np.testing.assert_array_equal(decoded[3].token_ids, np.arange(6))
     assert decoded[3].version_spans == (VersionSpan(3, 3, 6),)
 

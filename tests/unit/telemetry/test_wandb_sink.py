@@ -8,7 +8,7 @@ from rayrl.telemetry.wandb_sink import WandbSink
 
 
 def test_off_is_not_a_sink(tmp_path):
-    with pytest.raises(ConfigError, match="telemetry.wandb is 'off'"):
+    with pytest.raises(ConfigError, match=r"telemetry\.wandb is 'off'"):
         WandbSink(TelemetryConfig(wandb="off"), "run", tmp_path, "a: 1")
 
 

@@ -1,0 +1,137 @@
+"""End to end, GRPO on this machine: TRL's `GRPOTrainer` against `rayrl train`, in completion tokens per second.
+
+    python tests/bench/bench_end_to_end.py                                   # both kinds of length, synchronous and asynchronous
+    python tests/bench/bench_end_to_end.py --kinds tailed --staleness 2      # one of them
+
+Both sides train one model (`rayrl.models.tiny.BENCH`) in bfloat16 on the same prompts, 32 prompts x 8 samples a step, with a
+KL penalty (k3 in the loss, 0.04) against a frozen reference. Random weights have no lengths of their own, so both are told the
+length of every sample: 64 tokens each (``equal``), or log-normal with median 24, at most 256 (``tailed``). The first steps are
+not counted. The sides run one after the other; TRL lives in its own environment, ``.venv-trl``, which is made when absent and
+sees this environment's packages, so that both sides use the same torch and transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from report import emit
+
+from rayrl.models import tiny
+from rayrl.telemetry.jsonl import read_metrics
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+TRL = "trl==1.16.0"
+GROUPS, SIZE, PROMPT_TOKENS = 32, 8, 16
+EQUAL, MEDIAN, SIGMA, LONGEST = 64, 24, 1.0, 256
+SKIPPED = 2
+"""First steps that are not counted: imports, compilation, caches, and the start of overlap."""
+LIMIT_S = 1800
+TARGET = 1.0
+"""rayrl must not be slower."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--kinds", nargs="+", choices=("equal", "tailed"), default=["equal", "tailed"])
+    parser.add_argument("--staleness", nargs="+", type=int, default=[0, 2], help="buffer.max_staleness of rayrl: one run each")
+    parser.add_argument("--repeats", type=int, default=1, help="the sides alternate")
+    parser.add_argument("--out", type=Path, help="keep the run folders here (default: a temporary folder)")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE settings of rayrl")
+    arguments = parser.parse_args()
+    trl_python = trl_environment()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.out or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        tiny.save(folder / "model", tiny.BENCH, dtype=torch.bfloat16)
+        for kind in arguments.kinds:
+            prompts, lengths = write_job(folder, kind, arguments.steps + 1 + max(arguments.staleness))
+            rates: dict[str, list[float]] = {}
+            for repeat in range(arguments.repeats):
+                rates.setdefault("trl", []).append(run_trl(trl_python, folder, prompts, lengths, arguments.steps))
+                for staleness in arguments.staleness:
+                    run = folder / f"{kind}-staleness{staleness}-{repeat}"
+                    rate = run_rayrl(run, folder, prompts, lengths, arguments.steps, staleness, arguments.overrides)
+                    rates.setdefault(f"staleness {staleness}", []).append(rate)
+            baseline = rates.pop("trl")
+            for mode, measured in rates.items():
+                ratios = [ours / theirs for ours, theirs in zip(measured, baseline, strict=True)]
+                emit(f"end to end, {kind} lengths, {mode}", ratios, TARGET, rayrl_tokens_per_s=measured, trl_tokens_per_s=baseline)
+
+
+def write_job(folder: Path, kind: str, steps: int) -> tuple[Path, Path]:
+    """Prompts, and one list of lengths per prompt, for ``steps`` steps."""
+    count, words, rng = GROUPS * steps, random.Random(0), np.random.default_rng(0)
+    tailed = np.clip(np.rint(MEDIAN * np.exp(SIGMA * rng.standard_normal((count, SIZE)))), 1, LONGEST).astype(int)
+    lengths = tailed if kind == "tailed" else np.full((count, SIZE), EQUAL)
+    rows = [{"prompt": "".join(words.choices("abcdefghijklmnopqrstuvwxyz", k=PROMPT_TOKENS)), "answer": ""} for _ in range(count)]
+    files = folder / "prompts.jsonl", folder / f"lengths-{kind}.jsonl"
+    for file, values in zip(files, (rows, lengths.tolist()), strict=True):
+        file.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return files
+
+
+def trl_environment() -> Path:
+    """The interpreter of ``.venv-trl``."""
+    home = REPOSITORY / ".venv-trl"
+    python = home / "bin" / "python"
+    if not python.exists():
+        venv.create(home, with_pip=True)
+        packages = next((home / "lib").glob("python*/site-packages"))
+        (packages / "parent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", TRL], check=True, timeout=LIMIT_S)
+    return python
+
+
+def run_trl(python: Path, folder: Path, prompts: Path, lengths: Path, steps: int) -> float:
+    """Completion tokens per second after the skipped steps."""
+    out = folder / "trl.json"
+    command = [python, HERE / "trl_side.py", "--model", folder / "model", "--prompts", prompts, "--lengths", lengths]
+    subprocess.run([*map(str, command), "--groups", str(GROUPS), "--steps", str(steps), "--out", str(out)], check=True, timeout=LIMIT_S)
+    measured = json.loads(out.read_text())
+    return sum(measured["tokens"][SKIPPED:]) / (measured["ends"][-1] - measured["ends"][SKIPPED - 1])
+
+
+def run_rayrl(run: Path, folder: Path, prompts: Path, lengths: Path, steps: int, staleness: int, overrides: list[str]) -> float:
+    """Completion tokens per second after the skipped steps."""
+    recipe = run.with_suffix(".yaml")
+    recipe.write_text(yaml.safe_dump(settings(run, folder, prompts, lengths, steps, staleness)))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    command = [sys.executable, "-m", "rayrl", "train", str(recipe), "--profile", "cpu", "model.dtype=bfloat16", *overrides]
+    subprocess.run(command, check=True, timeout=LIMIT_S, env=environment)
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["step"] > SKIPPED and "run/step_s" in row]
+    return sum(row["run/tokens_per_s"] * row["run/step_s"] for row in rows) / sum(row["run/step_s"] for row in rows)
+
+
+def settings(run: Path, folder: Path, prompts: Path, lengths: Path, steps: int, staleness: int) -> dict:
+    return {
+        "run": {"name": run.name, "dir": str(run), "steps": steps},
+        "model": {"path": str(folder / "model"), "max_length": PROMPT_TOKENS + LONGEST},
+        "data": {"source": str(prompts), "shuffle": False, "chat_template": False, "eval_size": 0, "max_prompt_length": PROMPT_TOKENS},
+        "batch": {"groups_per_step": GROUPS, "group_size": SIZE},
+        "rollout": {"length_limits": str(lengths), "sampling": {"max_tokens": LONGEST, "temperature": 1.0, "ignore_eos": True}},
+        "rewards": {"components": {"vowels": {"verifier": "vowels:share_of_vowels"}}},
+        "algorithm": {"name": "grpo", "kl": {"coef": 0.04, "place": "loss", "estimator": "k3"}},
+        "learner": {"optim": {"lr": 1e-6}},
+        "buffer": {"max_staleness": staleness},
+        "evaluation": {"enabled": False},
+        "checkpoint": {"export": False},
+        "telemetry": {"wandb": "off"},
+    }
+
+
+if __name__ == "__main__":
+    main()

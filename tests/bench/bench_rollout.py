@@ -1,0 +1,119 @@
+"""How much of bare vLLM's speed is left when a rollout worker drives it: leases, episodes, Arrow batches and publishing included.
+
+Both sides run in this process with the same model, engine arguments and sampling parameters, taking turns; the ratio of
+neighbouring turns is robust against a busy machine.  Run: ``python tests/bench/bench_rollout.py [rounds]``
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+
+import numpy as np
+import torch
+from report import emit
+
+from rayrl.config.schema import ModelConfig, RolloutConfig
+from rayrl.data.arrow import encode
+from rayrl.models import tiny
+from rayrl.rollout import vllm_bridge
+from rayrl.rollout.vllm import VllmEngine
+from rayrl.rollout.worker import RolloutWorker
+from rayrl.types import Prompt, PromptTask, SamplingParams
+
+TARGET = 0.95
+PROMPTS, SAMPLES, TOKENS, PROMPT_LENGTH = 32, 8, 64, 16
+SAMPLING = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
+
+
+class Buffer:
+    """Hands out one step's prompts and counts finished groups; no network, no maths."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.queued: list[PromptTask] = []
+        self.done = 0
+
+    def serve(self, tasks: list[PromptTask]) -> None:
+        """Returns when all groups of ``tasks`` have been published."""
+        with self.changed:
+            self.done, self.queued = 0, list(tasks)
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: self.done == len(tasks), timeout=300)
+
+    def lease_prompts(self, worker, index, max_groups, wait_s):
+        with self.changed:
+            self.changed.wait_for(lambda: self.queued, timeout=wait_s)
+            taken, self.queued = self.queued[:max_groups], self.queued[max_groups:]
+        return taken
+
+    def put_groups(self, worker, groups):
+        with self.changed:
+            self.done += len(groups)
+            self.changed.notify_all()
+        return [True] * len(groups)
+
+    def fail_prompts(self, worker, ordinals, reason):
+        raise AssertionError(reason)
+
+
+class MemoryStore:
+    def put(self, value):
+        return [value]
+
+    offer = put
+
+    def get(self, ref, *, timeout_s):
+        return ref[0]
+
+
+def tasks(round_: int) -> list[PromptTask]:
+    rng = np.random.default_rng(round_)
+    prompts = [Prompt(round_ * PROMPTS + i, rng.integers(3, 99, PROMPT_LENGTH).astype(np.int32)) for i in range(PROMPTS)]
+    return [PromptTask(p, SAMPLES, SAMPLING) for p in prompts]
+
+
+def main(rounds: int) -> None:
+    encode([])
+    folder = tiny.save(tempfile.mkdtemp(prefix="rayrl-bench-"), tiny.BENCH, dtype=torch.bfloat16)
+    model = ModelConfig(path=str(folder), dtype="bfloat16", max_length=128)
+    rollout = RolloutConfig(max_running=256, kv_cache_gib=0.5, cpu_threads=1)
+    engine = VllmEngine(model, rollout)
+    from vllm import LLM
+
+    bare = LLM(**vllm_bridge.engine_arguments(model, rollout, seed=0, cpu=True))
+    tokenizer = tiny.build_tokenizer()
+    buffer = Buffer()
+    worker = RolloutWorker("rollout-0", 0, engine, buffer, MemoryStore(), decode=tokenizer.decode, max_length=128, max_running=256)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    times: dict[str, list[float]] = {"bare": [], "rayrl": []}
+    try:
+        for i in range(rounds + 1):
+            work = tasks(i)
+            started = time.perf_counter()
+            inputs = [{"prompt_token_ids": t.prompt.token_ids.tolist()} for t in work for _ in range(SAMPLES)]
+            outputs = bare.generate(inputs, vllm_bridge.sampling(SAMPLING), use_tqdm=False)
+            assert sum(len(o.outputs[0].token_ids) for o in outputs) == PROMPTS * SAMPLES * TOKENS
+            middle = time.perf_counter()
+            buffer.serve(work)
+            if i:  # the first round warms both sides up
+                times["bare"].append(middle - started)
+                times["rayrl"].append(time.perf_counter() - middle)
+    finally:
+        worker.stop()
+        thread.join(60)
+    count = PROMPTS * SAMPLES * TOKENS
+    emit(
+        "rollout",
+        [b / r for b, r in zip(times["bare"], times["rayrl"], strict=True)],
+        TARGET,
+        bare_tokens_per_s=count / float(np.median(times["bare"])),
+        rayrl_tokens_per_s=count / float(np.median(times["rayrl"])),
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
