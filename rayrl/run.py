@@ -154,7 +154,8 @@ class Run(AbstractContextManager):
         """
         groups, bound = self.config.batch.groups_per_step, self.config.buffer.max_staleness
         outstanding = self._roles.buffer.outstanding()
-        room = (bound + 1) * groups - outstanding["live"]
+        ahead = min(bound + 1, self.target - self.step)  # nothing is generated that no step will train on
+        room = ahead * groups - outstanding["live"]
         busy = outstanding["queued"] + outstanding["in_flight"] + outstanding["unscored"]
         if room <= 0 or (not self.asynchronous and busy):
             return

@@ -13,7 +13,8 @@ import torch
 from learner_cases import DictStore, config, random_batch
 from safetensors.torch import save_file
 
-from rayrl.learner.deepspeed import DeepSpeedLearner
+from rayrl.config.schema import Config
+from rayrl.learner.deepspeed import DeepSpeedLearner, DeepSpeedTrainable
 
 STEPS = 3
 
@@ -23,7 +24,7 @@ def weights(learner) -> dict[str, torch.Tensor]:
     return {name: values["master"].clone() for name, values in learner._policy.state()}
 
 
-def batches(store: DictStore, steps: int = STEPS, first: int = 0) -> list:
+def batches(store: DictStore, first: int, steps: int) -> list:
     """Uneven groups: more groups than ranks divide, some samples dropped."""
     return [random_batch(store, seed=i, groups=5, turns=2, drop=0.2, step=i) for i in range(first, first + steps)]
 
@@ -31,7 +32,7 @@ def batches(store: DictStore, steps: int = STEPS, first: int = 0) -> list:
 def run(rank: int, ranks: int, port: int, model: str, out: str, case: dict) -> None:
     store = DictStore()
     settings = dict(case["config"])
-    resume, save = settings.pop("resume", None), settings.pop("save", None)
+    resume, save, steps = settings.pop("resume", None), settings.pop("save", None), settings.pop("steps", STEPS)
     learner = DeepSpeedLearner(
         config(Path(model), backend="deepspeed", ranks=ranks, **settings),
         store,
@@ -44,7 +45,7 @@ def run(rank: int, ranks: int, port: int, model: str, out: str, case: dict) -> N
     if resume:
         learner.load(Path(resume))
         first = STEPS
-    reports = [dict(learner.step(batch, None)) for batch in batches(store, first=first)]
+    reports = [dict(learner.step(batch, None)) for batch in batches(store, first, steps)]
     if save:
         learner.save(Path(save))
     state = weights(learner)
@@ -61,8 +62,22 @@ def run(rank: int, ranks: int, port: int, model: str, out: str, case: dict) -> N
         assert update is None
 
 
+def accumulate(out: str, case: dict) -> None:
+    """A weight whose gradient is 1 in each of a thousand backward passes, in an engine of its own; writes the norm it reports."""
+    settings = Config()
+    settings.model.dtype, settings.learner.zero_stage, settings.learner.optim.grad_clip = case["dtype"], case["zero_stage"], 0.0
+    dtype = getattr(torch, case["dtype"])
+    trainable = DeepSpeedTrainable(torch.nn.Linear(1, 1, bias=False, dtype=dtype), settings, 1)
+    for _ in range(1000):
+        trainable.backward(trainable(torch.ones(1, 1, dtype=dtype)).float().sum())
+    (Path(out) / f"{case['name']}.json").write_text(json.dumps(trainable.update(0.0)))
+
+
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
     for case in job.pop("cases"):
-        run(**job, case=case)
+        if "config" in case:
+            run(**job, case=case)
+        else:  # after a case that made the process group
+            accumulate(job["out"], case)
     torch.distributed.destroy_process_group()
