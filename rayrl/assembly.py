@@ -5,15 +5,16 @@ The ``build_*`` functions run inside the role's own process, so heavy imports st
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rayrl.config.placement import RoleResources, bundles, needs_reference, role_resources
+from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources
 from rayrl.config.schema import Config
+from rayrl.config.sizes import model_size
+from rayrl.machine import inspect_machine
 from rayrl.protocols import PromptSource, ReplayBuffer, Store, TextEnv
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, Ranks, gather
@@ -49,22 +50,16 @@ class Roles:
             pool.stop(timeout_s)
 
 
-def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, RoleResources]]:
-    """Ray with the bundles that the configuration asks for, and what each role gets of them."""
+def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, RoleResources], str]:
+    """Ray with the bundles that the configuration asks for, and what each role gets of them, and the placement mode that this is."""
     from rayrl.runtime.ray_runtime import RayRuntime
 
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    cpus = config.placement.cpus_per_node * config.placement.nodes or len(cores)
-    gpus = config.placement.gpus_per_node * config.placement.nodes
-    resources = {r.name: r for r in role_resources(config, cpus, gpus, cores=cores)}
-    runtime = RayRuntime(
-        config.placement,
-        config.deadlines,
-        log_dir,
-        bundles=bundles(list(resources.values())),
-        local_cpus=config.placement.cpus_per_node or len(cores),
-    )
-    return runtime, resources
+    machine = inspect_machine()
+    found = run_resources(config.placement, len(machine.cores), len(machine.gpus))
+    roles = role_resources(config, found.cpus, found.gpus, cores=None if found.declared else machine.cores)
+    resources = {role.name: role for role in roles}
+    runtime = RayRuntime(config.placement, config.deadlines, log_dir, bundles=bundles(roles), local_cpus=found.cpus // found.nodes)
+    return runtime, resources, placement_mode(config, found.gpus)
 
 
 def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResources], rollouts: Path | None) -> Roles:
@@ -96,14 +91,14 @@ def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResou
     )
 
 
-def load_prompts(config: Config) -> tuple[Any, PromptSource, list[Prompt]]:
-    """Tokenizer, the training stream and the held-out prompts. Raises `DataError` or `ModelError` before any role is started."""
+def load_prompts(config: Config) -> tuple[PromptSource, list[Prompt]]:
+    """The training stream and the held-out prompts. Raises `DataError` or `ModelError` before any role is started."""
     from rayrl.data.prompts import load_prompts as load
     from rayrl.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(config.model)
-    train, held_out = load(config, tokenizer)
-    return tokenizer, train, held_out
+    size = model_size(config.model.path)
+    return load(config, tokenizer, vocab_size=size.vocab if size else None)
 
 
 def build_buffer(config: Config, store: Store) -> Any:
@@ -113,7 +108,6 @@ def build_buffer(config: Config, store: Store) -> Any:
     algorithm = registry.resolve(config.algorithm)
     return BufferService(
         config.buffer,
-        config.batch,
         weights={name: component.weight for name, component in config.rewards.components.items()},
         aggregate=registry.load(registry.AGGREGATORS, config.rewards.aggregate, "rewards.aggregate"),
         group_filter=registry.load(registry.FILTERS, algorithm.filter, "algorithm.filter"),

@@ -52,7 +52,8 @@ def _drive(run: Run) -> Path:
     with run:  # starts the roles; on the way out drains them, writes what is left and, after a failure, crash.json
         loop(run)
         run.commit()
-        run.evaluate()
+        if not run.interrupted:
+            run.evaluate()
         run.export_policy()
     if run.interrupted:
         raise Interrupted(

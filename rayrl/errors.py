@@ -89,6 +89,12 @@ class TargetNotReached(RayrlError):
     exit_code = 12
 
 
+class NothingToLearn(RayrlError):
+    """The group filter leaves no batch: every sample of every prompt earns the same."""
+
+    exit_code = 13
+
+
 class Interrupted(RayrlError):
     """Ctrl-C or SIGTERM: the run drained, saved and stopped."""
 

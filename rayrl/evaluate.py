@@ -20,7 +20,7 @@ def evaluate_checkpoint(loaded: Loaded, checkpoint: Path | str) -> Evaluation:
     Raises `ModelError` when it is no model, `ConfigError` when the recipe has nothing to evaluate.
     """
     config = replace(loaded.config, model=replace(loaded.config.model, path=str(checkpoint)))
-    _, _, prompts = assembly.load_prompts(config)
+    _, prompts = assembly.load_prompts(config)
     if not prompts:
         raise ConfigError("data.eval_size is 0: there is nothing to evaluate", "set data.eval_size or data.eval_source")
     runtime, limit = LocalRuntime(config.deadlines.call_s), config.deadlines.generate_s

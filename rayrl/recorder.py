@@ -107,7 +107,9 @@ class Recorder:
         )
         with storage_errors(self._folder.evaluations), self._folder.evaluations.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result.to_json()) + "\n")
-        self._history["evaluations"].append({**result.to_json(), "samples": result.to_json()["samples"][: self._config.telemetry.print_samples]})
+        self._history["evaluations"].append(
+            {**result.to_json(), "samples": result.to_json()["samples"][: self._config.telemetry.print_samples]}
+        )
         self._console.evaluation(result.step, result.accuracy, result.count)
         self._clock = time.monotonic()
 
@@ -146,7 +148,9 @@ class Recorder:
                 "trajectories": f"{self._folder.rollouts}/*.parquet",
                 "timeline": f"{self._folder.spans} (open in ui.perfetto.dev)",
                 "policy": str(self._folder.policy),
-                "wandb": f"wandb sync {path}/wandb/offline-run-*" if self._config.telemetry.wandb == "offline" else self._config.telemetry.wandb,
+                "wandb": f"wandb sync {path}/wandb/offline-run-*"
+                if self._config.telemetry.wandb == "offline"
+                else self._config.telemetry.wandb,
             }
         )
 

@@ -2,7 +2,7 @@
 
     admit → (rollout, rewards) → collect → learn → finish → publish → confirm → …
 
-State that must survive is small and lies in one place (`state`): step, weight version, prompt position, the buffer's ledger.
+What must survive is small: step, weight version, prompt position, the buffer's ledger, the recorder's history.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,19 +22,21 @@ from typing import Any
 import numpy as np
 
 from rayrl import assembly, checkpoint
+from rayrl.buffer.snapshot import pending_ordinals
 from rayrl.config import loading
 from rayrl.config.loading import Loaded
-from rayrl.config.schema import Config
 from rayrl.deadlines import Deadline
-from rayrl.errors import RayrlError, RoleFailed, WeightSyncError
+from rayrl.errors import ConfigError, NothingToLearn, RayrlError, RoleFailed
 from rayrl.evaluation import held_out
 from rayrl.recorder import Published, Recorder
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import Joint, gather
 from rayrl.types import LearnBatch, PromptTask, SamplingParams, SyncReport, Trajectory, WeightUpdate
+from rayrl.weight_check import WeightCheck
 
 _POLL_S = 0.25
 """How long the driver stays in one wait before it looks after its workers."""
+_CANARY_TOKENS = 64
 
 
 @dataclass
@@ -45,37 +48,42 @@ class Working:
     weights: Joint
     collected_s: float
     """Seconds the driver waited for the batch."""
-    started: float = field(default_factory=time.monotonic)
-    metrics: dict[str, float] = field(default_factory=dict)
     waited_s: float = 0.0
     """Seconds the driver waited for the learner."""
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Run(AbstractContextManager):
-    def __init__(self, loaded: Loaded, folder: RunFolder, state: dict[str, Any] | None, place: Path | None) -> None:
-        self.config: Config = loaded.config
-        self.folder = folder
-        self.step = state["step"] if state else 0
-        self.version = state["version"] if state else 0
+class Run(AbstractContextManager["Run"]):
+    """Entering starts the roles; leaving ends them, and writes ``crash.json`` when something went wrong."""
+
+    def __init__(self, loaded: Loaded, folder: RunFolder, place: Path | None) -> None:
+        """``place``: the commit to continue from; None begins."""
+        saved = checkpoint.read_state(place) if place else None
+        self.config, self.folder = loaded.config, folder
+        self.step = saved["step"] if saved else 0
+        self.version = saved["version"] if saved else 0
         self.interrupted = False
-        self._saved_at = self.step if state else -1
-        self._evaluated_at = state["evaluated_at"] if state else -1
-        self._restored, self._place = state, place
+        self._saved, self._place = saved, place
+        self._saved_at = self.step if saved else -1
+        self._evaluated_at = saved["evaluated_at"] if saved else -1
+        self._admitted = 0
+        """Prompts admitted since the last batch was collected."""
         self._update: WeightUpdate | None = None
-        self._canary: tuple[str, np.ndarray] | None = None
-        self._recorder = Recorder(loaded, folder, state)
+        self._check = WeightCheck(self.config.sync.canary_tolerance)
+        self._runtime, self._roles = None, None
+        self._handlers: dict[int, Any] = {}
+        self._recorder = Recorder(loaded, folder, saved)
 
     @classmethod
     def start(cls, loaded: Loaded) -> Run:
         folder = RunFolder.create(loaded.config.run.dir, fresh=True)
         loading.save(loaded, folder.path)
-        return cls(loaded, folder, None, None)
+        return cls(loaded, folder, None)
 
     @classmethod
     def resume(cls, run_dir: Path, loaded: Loaded) -> Run:
         folder = RunFolder.create(run_dir, fresh=False)
-        place = checkpoint.latest(folder)
-        return cls(loaded, folder, checkpoint.read_state(place), place)
+        return cls(loaded, folder, checkpoint.latest(folder))
 
     # ---- begin and end ------------------------------------------------------------------------------------------------
 
@@ -89,36 +97,33 @@ class Run(AbstractContextManager):
 
     def _start(self) -> None:
         config, say = self.config, self._recorder.say
-        self._roles: assembly.Roles | None = None
-        self._runtime = None
         say("loading prompts")
-        tokenizer, self._prompts, self._held_out = assembly.load_prompts(config)
-        self._canary_ids = np.asarray(
-            self._held_out[0].token_ids[:64] if self._held_out else self._prompts.take(1)[0].token_ids[:64], np.int32
-        )
+        self._prompts, self._held_out = assembly.load_prompts(config)
+        self._canary_ids = (self._held_out or self._prompts.take(1))[0].token_ids[:_CANARY_TOKENS]
         self._prompts.seek(0)
         say("starting Ray")
-        self._runtime, resources = assembly.start_runtime(config, self.folder.logs)
+        self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
         self._roles = assembly.start_roles(config, self._runtime, resources, self.folder.rollouts if config.telemetry.rollouts else None)
         self._roles.rollout.on_back = self._bring_up_to_date
-        if self._restored:
-            self._restore()
+        if self._saved:
+            self._restore(self._saved)
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         self._roles.rollout.run()
         self._roles.scorers.run()
-        self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if _main_thread() else {}
         self._recorder.begin(self._roles)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in getattr(self, "_handlers", {}).items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if isinstance(error, Exception):
-            self.folder.write_json(self.folder.crash, _crash(error, self.step))
         try:
-            if self._roles is not None and error is None:
+            if error is None:
                 self._recorder.settle(self._roles, self.config.deadlines.drain_s)
                 self._roles.buffer.drain()
                 self._roles.stop(self.config.deadlines.drain_s)
+            elif isinstance(error, Exception):
+                self.folder.write_json(self.folder.crash, _crash(error, self.step))
         finally:
             if self._runtime is not None:
                 self._runtime.shutdown()
@@ -146,25 +151,24 @@ class Run(AbstractContextManager):
 
     # ---- prompts and batches ----------------------------------------------------------------------------------------------
 
-    def admit(self) -> None:
-        """Admits as many prompts as pacing allows.
+    def admit(self, outstanding: Mapping[str, int]) -> None:
+        """Admits as many prompts as pacing allows; replacements for filtered groups up to ``buffer.max_refill`` batches a step.
 
         Synchronous runs admit in rounds, each when nothing is under way any more: so batch composition in the engine, and with
         it every sampled token, does not depend on timing.
         """
-        groups, bound = self.config.batch.groups_per_step, self.config.buffer.max_staleness
-        outstanding = self._roles.buffer.outstanding()
-        ahead = min(bound + 1, self.target - self.step)  # nothing is generated that no step will train on
-        room = ahead * groups - outstanding["live"]
-        busy = outstanding["queued"] + outstanding["in_flight"] + outstanding["unscored"]
-        if room <= 0 or (not self.asynchronous and busy):
+        groups = self.config.batch.groups_per_step
+        ahead = min(self.config.buffer.max_staleness + 1, self.target - self.step)  # nothing is generated that no step will train on
+        room = min(ahead * groups - outstanding["live"], self._refill_left())
+        if room <= 0 or (not self.asynchronous and _under_way(outstanding)):
             return
         if not self.asynchronous:
             self._roles.rollout.call("reseed", _seed(self.config.run.seed, self._prompts.position), timeout_s=self.config.deadlines.call_s)
         self._roles.buffer.admit(self._tasks(room))
+        self._admitted += room
 
     def collect(self) -> tuple[LearnBatch, float]:
-        """Waits for the batch of the next step."""
+        """Waits for the batch of the next step; also says for how many seconds."""
         found = self._collect(self.step, self.version, None)
         assert found is not None
         return found
@@ -177,44 +181,68 @@ class Run(AbstractContextManager):
         return self._collect(following, self.version + 1, working)
 
     def _collect(self, step: int, version: int, beside: Working | None) -> tuple[LearnBatch, float] | None:
-        started, deadlines = time.monotonic(), self.config.deadlines
-        waiting, seen = Deadline("generate_s", "driver", "rollouts and their rewards", deadlines.generate_s), -1
+        started, size, seen, wait = time.monotonic(), self.config.batch.groups_per_step, -1, None
         while True:
-            self.admit()
-            batch = self._roles.buffer.sample(step, version, wait_s=_POLL_S)
+            outstanding = self._roles.buffer.outstanding()
+            self.admit(outstanding)
+            if self._refill_left() <= 0 and not _under_way(outstanding):
+                size = self._shrunk(outstanding["ready"])
+            batch = self._roles.buffer.sample(step, version, size, wait_s=_POLL_S)
             if batch is not None:
+                self._admitted = 0
                 return batch, time.monotonic() - started
             if beside is not None and beside.step.done():
                 return None
             self._look_after_workers()
             progress = self._roles.buffer.wait_for_progress(seen, wait_s=0.0)
-            if progress != seen:
-                waiting, seen = Deadline("generate_s", "driver", "rollouts and their rewards", deadlines.generate_s), progress
-            waiting.check()
+            if wait is None or progress != seen:
+                wait, seen = self._patience(outstanding), progress
+            wait.check()
+
+    def _patience(self, outstanding: Mapping[str, int]) -> Deadline:
+        """For whom the driver waits now, and for how long without any progress."""
+        limits = self.config.deadlines
+        if outstanding["unscored"] and not outstanding["in_flight"]:
+            return Deadline("score_s", "driver", "the verifiers", limits.score_s)
+        return Deadline("generate_s", "driver", "the rollout workers", limits.generate_s)
+
+    def _refill_left(self) -> int:
+        return int(self.config.buffer.max_refill * self.config.batch.groups_per_step) - self._admitted
+
+    def _shrunk(self, ready: int) -> int:
+        """Size of a smaller batch, when so many groups were filtered out that a full one is not to be had."""
+        full, unit = self.config.batch.groups_per_step, self.config.learner.ranks * self.config.learner.minibatches
+        if ready < unit:
+            raise NothingToLearn(
+                f"step {self.step}: of {self._admitted} prompts only {ready} gave a group that teaches something",
+                "the task is solved or hopeless at this sampling; raise buffer.max_refill, or set algorithm.filter=none",
+            )
+        return min(full, ready - ready % unit)
 
     def _tasks(self, count: int) -> list[PromptTask]:
-        s = self.config.rollout.sampling
+        s, n, limits = self.config.rollout.sampling, self.config.batch.group_size, self._length_limits
         sampling = SamplingParams(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p, tuple(s.stop), ignore_eos=s.ignore_eos)
-        limits = self._limits()
-        n = self.config.batch.group_size
-        return [
-            PromptTask(p, n, sampling, max_tokens=tuple(limits[p.ordinal % len(limits)][:n]) if limits else None)
-            for p in self._prompts.take(count)
-        ]
+        prompts = self._prompts.take(count)
+        return [PromptTask(p, n, sampling, max_tokens=tuple(limits[p.ordinal % len(limits)]) if limits else None) for p in prompts]
 
-    def _limits(self) -> list[list[int]]:
+    @cached_property
+    def _length_limits(self) -> list[list[int]]:
+        """``rollout.length_limits``: one line of n token limits per prompt ordinal, in turn."""
         path = self.config.rollout.length_limits
-        if path is None:
-            return []
-        if not hasattr(self, "_length_limits"):
-            self._length_limits = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
-        return self._length_limits
+        rows = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()] if path else []
+        if any(len(row) != self.config.batch.group_size for row in rows):
+            raise ConfigError(
+                f"rollout.length_limits: a line of {path} has another number of limits than batch.group_size", "write one limit per sample"
+            )
+        return rows
 
-    # ---- learning -------------------------------------------------------------------------------------------------------------
+    # ---- learning -----------------------------------------------------------------------------------------------------------
 
     def learn(self, collected: tuple[LearnBatch, float]) -> Working:
         """Hands a batch to the learner, and asks for the weights that come out of it."""
         batch, waited = collected
+        if self._mode == "colocated":  # the engines hand their memory to the learner; it comes back with the new weights
+            self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
         reference = self._reference(batch)
         return Working(batch, self._roles.learner.submit("step", batch, reference), self.export(batch.version + 1), waited)
 
@@ -231,75 +259,49 @@ class Run(AbstractContextManager):
         self._recorder.step(self.step, working, self._roles, self._published)
 
     def _reference(self, batch: LearnBatch) -> list[Any] | None:
-        """One reference payload per group; computed while the learner fetches and plans."""
+        """One payload of reference log-probs per group; None without a reference model."""
         actors = self._roles.reference
         if not actors:
             return None
         infos = [g.info for g in batch.groups]
-        shares = [infos[i :: len(actors)] for i in range(len(actors))]
-        parts = gather([a.submit("logprobs", share) for a, share in zip(actors, shares, strict=True)], self.config.deadlines.learn_s)
+        pending = [actor.submit("logprobs", infos[i :: len(actors)]) for i, actor in enumerate(actors)]
         payloads: list[Any] = [None] * len(infos)
-        for i, part in enumerate(parts):
+        for i, part in enumerate(gather(pending, self.config.deadlines.learn_s)):
             payloads[i :: len(actors)] = part
         return payloads
 
-    # ---- weights ----------------------------------------------------------------------------------------------------------------
+    # ---- weights --------------------------------------------------------------------------------------------------------------
 
     def export(self, version: int | None = None) -> Joint:
+        """Asks the learner for its weights as ``version`` (default: the present one)."""
         canary = self._canary_ids if self.config.sync.canary else None
         return self._roles.learner.submit("export_weights", self.version if version is None else version, canary)
 
     def publish(self, weights: Joint) -> None:
         """Every engine loads the new weights and proves it; only then do they count as published."""
-        deadlines, started = self.config.deadlines, time.monotonic()
-        update: WeightUpdate = weights.result(deadlines.learn_s)
+        limits, started = self.config.deadlines, time.monotonic()
+        update: WeightUpdate = weights.result(limits.learn_s)
+        if self._mode == "colocated" and self._update is not None:
+            self._roles.rollout.call("wake", timeout_s=limits.sync_s)
         self._update = update
         reports: list[SyncReport] = []
-        for handle, pending in [(h, h.submit("update_weights", update)) for h in list(self._roles.rollout.handles)]:
+        for pending in self._roles.rollout.submit("update_weights", update):
             try:
-                reports.append(pending.result(deadlines.sync_s))
+                reports.append(pending.result(limits.sync_s))
             except RoleFailed:
-                if handle in self._roles.rollout.handles:  # its replacement gets these weights before it starts
-                    self._look_after_workers()
-        self._verify(update, reports)
+                self._roles.rollout.settle(limits.call_s)  # its replacement gets these weights before it generates anything
+        self._check.accept(update, reports)
         self.version = update.manifest.version
         self._roles.buffer.set_version(self.version)
         self._published = Published(reports, update.manifest.nbytes, time.monotonic() - started)
 
-    def _verify(self, update: WeightUpdate, reports: Sequence[SyncReport]) -> None:
-        for report in reports:
-            if report.digest != update.manifest.digest or report.version != update.manifest.version:
-                raise WeightSyncError(
-                    f"an engine holds version {report.version} ({report.digest}) after version {update.manifest.version} "
-                    f"({update.manifest.digest}) was sent",
-                    "the transport lost or changed bytes; look at logs/rollout-*.log",
-                )
-            if report.canary_gap is not None and report.canary_gap > self.config.sync.canary_tolerance:
-                raise WeightSyncError(
-                    f"engine and learner disagree on the canary prompt by {report.canary_gap:.4f} nats (sync.canary_tolerance "
-                    f"{self.config.sync.canary_tolerance:g}) at version {report.version}",
-                    "the engine does not compute with the learner's weights; in low precision raise the tolerance, else run in float32 to compare",
-                )
-        if reports and reports[0].canary_logprobs is not None:
-            digest, moved = update.manifest.digest, reports[0].canary_logprobs
-            if self._canary and self._canary[0] != digest and self._update_is_visible(update) and np.array_equal(self._canary[1], moved):
-                raise WeightSyncError(
-                    "the weights changed but the engine's canary log-probs did not", "the update reached no layer of the engine"
-                )
-            self._canary = (digest, moved)
-
-    def _update_is_visible(self, update: WeightUpdate) -> bool:
-        """Whether the learner's own canary log-probs moved: a step below the resolution of the dtype moves neither side."""
-        before, now = getattr(self, "_learner_canary", None), update.canary_logprobs
-        self._learner_canary = now
-        return before is not None and now is not None and not np.allclose(before, now, atol=1e-3)
-
     def _bring_up_to_date(self, handle: Any) -> None:
-        """A replaced engine starts with the newest weights that were published."""
+        """A replaced engine starts with the newest weights."""
         if self._update is not None:
-            self._verify(self._update, [handle.submit("update_weights", self._update).result(self.config.deadlines.sync_s)])
+            report = handle.submit("update_weights", self._update).result(self.config.deadlines.sync_s)
+            self._check.accept(self._update, [report])
 
-    # ---- evaluation and saving ------------------------------------------------------------------------------------------------------
+    # ---- evaluation and saving --------------------------------------------------------------------------------------------------
 
     def _due(self, step: int) -> bool:
         every, saves = self.config.evaluation.every, self.config.checkpoint.every
@@ -307,32 +309,40 @@ class Run(AbstractContextManager):
 
     def evaluate_if_due(self) -> None:
         every = self.config.evaluation.every
-        if self.step == 0 or (every and self.step % every == 0 and self.step < self.target):
+        if self.step == 0 or (every and self.step % every == 0):
             self.evaluate()
 
     def evaluate(self) -> None:
         """Accuracy on held-out prompts under the published weights."""
         if not (self.config.evaluation.enabled and self._held_out) or self._evaluated_at == self.step:
             return
-        tasks, engines, limit = held_out.tasks(self.config, self._held_out), self._roles.rollout.handles, self.config.deadlines.generate_s
-        shares = [tasks[i :: len(engines)] for i in range(len(engines))]
-        parts = gather(
-            [e.submit("rollout", share, limit) for e, share in zip(engines, shares, strict=True)], limit + self.config.deadlines.call_s
+        limit = self.config.deadlines.generate_s
+        try:
+            parts = self._generate_held_out(limit)
+        except RoleFailed:
+            self._roles.rollout.settle(self.config.deadlines.call_s)  # raises what really happened, unless the worker could be replaced
+            parts = self._generate_held_out(limit)
+        trajectories: list[Trajectory] = sorted((t for part in parts for t in part), key=lambda t: (-t.ordinal, t.sample))
+        scorer = self._roles.scorers.handles[0]
+        self._recorder.evaluation(
+            held_out.evaluate(self.config, self.step, trajectories, lambda ts: scorer.submit("score", ts).result(limit))
         )
-        trajectories: list[Trajectory] = sorted((t for part in parts for t in part), key=lambda t: (t.ordinal, t.sample))
-        result = held_out.evaluate(self.config, self.step, trajectories, lambda ts: self._roles.scorers.handles[0].submit("score", ts).result(limit))
         self._evaluated_at = self.step
-        self._recorder.evaluation(result)
+
+    def _generate_held_out(self, limit_s: float) -> list[list[Trajectory]]:
+        tasks, engines = held_out.tasks(self.config, self._held_out), self._roles.rollout.handles
+        pending = [engine.submit("rollout", tasks[i :: len(engines)], limit_s) for i, engine in enumerate(engines)]
+        return gather(pending, limit_s + self.config.deadlines.call_s)
 
     def commit_if_due(self) -> None:
-        if self.config.checkpoint.every and self.step % self.config.checkpoint.every == 0 and self.step < self.target:
+        every = self.config.checkpoint.every
+        if every and self.step % every == 0 and self.step < self.target:
             self.commit()
 
     def commit(self) -> None:
         """Saves everything that is needed to continue; between two steps, so that learner and ledger agree."""
         if self._saved_at == self.step:
             return
-        limit = self.config.deadlines.save_s
         state = {
             "step": self.step,
             "version": self.version,
@@ -340,45 +350,40 @@ class Run(AbstractContextManager):
             "position": self._prompts.position,
             "buffer": self._roles.buffer.snapshot(),
         } | self._recorder.state()
-        place = checkpoint.commit(
-            self.folder,
-            self.step,
-            state,
-            lambda path: self._roles.learner.call("save", path, timeout_s=limit),
-            keep=self.config.checkpoint.keep,
-        )
+        save = lambda path: self._roles.learner.call("save", path, timeout_s=self.config.deadlines.save_s)
+        self._recorder.saved(checkpoint.commit(self.folder, self.step, state, save, keep=self.config.checkpoint.keep))
         self._saved_at = self.step
-        self._recorder.saved(place)
 
-    def _restore(self) -> None:
-        from rayrl.buffer.snapshot import pending_ordinals
-
+    def _restore(self, saved: Mapping[str, Any]) -> None:
         self._roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
         tasks = []
-        for ordinal in pending_ordinals(self._restored["buffer"]):
+        for ordinal in pending_ordinals(saved["buffer"]):
             self._prompts.seek(ordinal)
             tasks += self._tasks(1)
-        self._prompts.seek(self._restored["position"])
-        self._roles.buffer.restore(self._restored["buffer"], tasks)
+        self._prompts.seek(saved["position"])
+        self._roles.buffer.restore(saved["buffer"], tasks)
 
     def export_policy(self) -> None:
+        """The policy as a Hugging Face checkpoint, and the last words of the run."""
         if self.config.checkpoint.export:
             self._roles.learner.call("save_pretrained", self.folder.policy, timeout_s=self.config.deadlines.save_s)
+        self._recorder.summary()
 
-    # ---- supervision -------------------------------------------------------------------------------------------------------------------
+    # ---- supervision ---------------------------------------------------------------------------------------------------------------
 
     def _look_after_workers(self) -> None:
         self._roles.rollout.check()
         self._roles.scorers.check()
 
 
+def _under_way(outstanding: Mapping[str, int]) -> int:
+    """Groups that are not finished yet."""
+    return outstanding["queued"] + outstanding["in_flight"] + outstanding["unscored"]
+
+
 def _seed(seed: int, position: int) -> int:
     """Seed of the engines' generators for the prompts from ``position`` on: a function of the run's seed alone, also after a resume."""
     return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
-
-
-def _main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _crash(error: Exception, step: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ rollouts/*.parquet                 every trajectory that was trained on
 evaluations.jsonl                  held-out accuracy with samples
 checkpoints/step-NNNNNN/           atomic commits; `rayrl resume` continues from the newest good one
 policy/                            the trained policy as a Hugging Face checkpoint
-spans.json.gz                      who did what when (open in ui.perfetto.dev)
+spans.json                         who did what when (open in ui.perfetto.dev)
 logs/<role>.log, crash.json        what every process said; the first failure
 """
 
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def spans(self) -> Path:
-        return self.path / "spans.json.gz"
+        return self.path / "spans.json"
 
     @property
     def logs(self) -> Path:

@@ -19,7 +19,7 @@ from rayrl.buffer import snapshot as snapshots
 from rayrl.buffer.core import BufferCore
 from rayrl.buffer.ready import Priority, reward_spread
 from rayrl.buffer.scoring import Aggregate, GroupFilter, Records, RewardRules
-from rayrl.config.schema import BatchConfig, BufferConfig
+from rayrl.config.schema import BufferConfig
 from rayrl.types import GroupInfo, LearnBatch, PromptTask
 
 T = TypeVar("T")
@@ -31,7 +31,6 @@ class BufferService:
     def __init__(
         self,
         buffer: BufferConfig,
-        batch: BatchConfig,
         *,
         weights: Mapping[str, float],
         aggregate: Aggregate,
@@ -49,7 +48,6 @@ class BufferService:
         """
         rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter)
         self._core = BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority)
-        self._groups_per_step = batch.groups_per_step
         self._adopt = adopt
         self._changed = threading.Condition()
         self._progress = 0
@@ -102,12 +100,12 @@ class BufferService:
 
     # ---- batches
 
-    def sample(self, step: int, version: int, wait_s: float) -> LearnBatch | None:
-        """The batch of learner step ``step``, leased to it; None when ``wait_s`` ran out. Asked again, the same step gets the same batch.
+    def sample(self, step: int, version: int, groups: int, wait_s: float) -> LearnBatch | None:
+        """The batch of ``groups`` groups for learner step ``step``, leased to it; None when ``wait_s`` ran out. Asked again, the same step gets the same batch.
 
         Raises `ConfigError` when the buffer is too small to ever hold a batch.
         """
-        return self._poll(wait_s, lambda: self._core.select(step, version, self._groups_per_step))
+        return self._poll(wait_s, lambda: self._core.select(step, version, groups))
 
     def confirm_trained(self, step: int, ordinals: Sequence[int]) -> None:
         """Raises `ValueError` for an ordinal that is not leased to ``step``: nothing is trained twice."""

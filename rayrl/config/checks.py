@@ -170,9 +170,6 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"placement.mode is colocated and rollout.tensor_parallel is {config.rollout.tensor_parallel}: an engine has one shared GPU"
     if placement.mode == "cpu" and config.rollout.tensor_parallel > 1:
         yield f"placement.mode is cpu and rollout.tensor_parallel is {config.rollout.tensor_parallel}: it counts GPUs; set it to 1"
-    transport, fits = config.sync.transport, {"nccl": ("auto", "disaggregated"), "ipc": ("auto", "colocated")}
-    if transport in fits and placement.mode not in fits[transport]:
-        yield f"sync.transport {transport} needs placement.mode={fits[transport][1]}, which is {placement.mode}: set sync.transport=auto"
 
 
 _RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_batch, _lengths, _algorithm, _sampling, _rewards, _data, _learner, _schedule)

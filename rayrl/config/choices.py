@@ -31,7 +31,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "learner.attention": ("sdpa", "eager", "flash_attention_2"),
     "learner.optim.schedule": ("constant", "linear", "cosine"),
     "buffer.select": ("oldest", "priority", "newest"),
-    "sync.transport": ("auto", "store", "nccl", "ipc"),
     "placement.mode": ("auto", "cpu", "disaggregated", "colocated"),
     "telemetry.wandb": ("online", "offline", "off"),
 }

@@ -297,8 +297,6 @@ class BufferConfig:
 
 @dataclass
 class SyncConfig:
-    transport: str = "auto"
-    """store (object store), nccl, ipc; auto is store on CPU, nccl across GPUs, ipc when colocated."""
     bucket_mib: int = 64
     """Bucket size."""
     canary: bool = True

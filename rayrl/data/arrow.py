@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -106,7 +107,7 @@ def split(batch: pa.RecordBatch, name: str) -> list[np.ndarray]:
     """Zero-copy numpy views of one ragged column, one array per row."""
     column = batch.column(name)
     values, offsets = column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
-    return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [values[a:b] for a, b in pairwise(offsets)]
 
 
 def _ragged(arrays: Sequence[np.ndarray], dtype: type) -> pa.ListArray:

@@ -9,6 +9,7 @@ One engine per process: vLLM keeps process-wide state (thread settings, default 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -29,8 +30,8 @@ class VllmEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        torch.set_num_threads(rollout.cpu_threads)  # vLLM turns this function off once its worker exists
-        self._torch = torch
+        self._torch, self._threads, self._thread = torch, rollout.cpu_threads, 0
+        self._enter_thread()
         self._llm = LLMEngine.from_engine_args(EngineArgs(**bridge.engine_arguments(model, rollout, seed=seed, cpu=True)))
         self._max_length = model.max_length
         self._shapes = bridge.expected_shapes(model)
@@ -48,6 +49,7 @@ class VllmEngine:
             self._alive[r.id] = self._llm.add_request(r.id, bridge.prompt(r, self._version), bridge.sampling(r.sampling))
 
     def step(self) -> list[GenerationResult]:
+        self._enter_thread()
         held, self._held = self._held, []
         return held + self._advance() if self._llm.has_unfinished_requests() else held
 
@@ -65,6 +67,7 @@ class VllmEngine:
 
     def update_weights(self, update: WeightUpdate) -> SyncReport:
         check_compatible(update.manifest, self._shapes)
+        self._enter_thread()
         started = time.perf_counter()
         self._llm.collective_rpc("rayrl_load", args=(update.manifest, update.buckets))
         self._version = update.manifest.version
@@ -76,6 +79,7 @@ class VllmEngine:
 
     def logprobs(self, token_ids: IntArray) -> FloatArray:
         """Other requests advance meanwhile; what they finish is returned by the next `step`. Draws no random numbers when idle."""
+        self._enter_thread()
         self._scored += 1
         name = f"score-{self._scored}"
         random_state = self._torch.get_rng_state() if not self._alive else None
@@ -111,6 +115,12 @@ class VllmEngine:
     @property
     def num_running(self) -> int:
         return len(self._alive) + len(self._held)
+
+    def _enter_thread(self) -> None:
+        """OpenMP counts threads per calling thread, and vLLM's attention kernel aborts when two counts of one step differ."""
+        if self._thread != threading.get_ident():
+            self._torch._C.set_num_threads(self._threads)  # torch.set_num_threads itself is turned off once vLLM's worker exists
+            self._thread = threading.get_ident()
 
     def _advance(self) -> list[GenerationResult]:
         return [self._finish(output) for output in self._llm.step()]

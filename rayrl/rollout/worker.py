@@ -28,6 +28,7 @@ from rayrl.protocols import Engine, ReplayBuffer, Store, TextEnv
 from rayrl.rollout.episodes import Episode
 from rayrl.rollout.lanes import LeaseLane, PublishLane
 from rayrl.rollout.stats import RolloutStats
+from rayrl.telemetry.spans import Burst, SpanRecorder
 from rayrl.types import FloatArray, GenerationResult, IntArray, Prompt, PromptTask, SyncReport, Trajectory, WeightUpdate
 
 Decode = Callable[[IntArray], str]
@@ -74,6 +75,8 @@ class RolloutWorker:
         self._max_turns, self._max_length, self._max_running = max_turns if env_factory else 1, max_length, max_running
         self._lease_all, self._call_s, self._sync_s = lease_all, call_s, sync_s
         self._stats = RolloutStats()
+        self.spans = SpanRecorder(name)
+        self._burst = Burst(self.spans, "generate")
         self._stopping = threading.Event()
         self._closed = False
         self._ended = threading.Event()
@@ -104,10 +107,12 @@ class RolloutWorker:
                 self._start_leased()
                 self._take_observations()
                 if self._engine.num_running == 0:
+                    self._burst.end()
                     with self._stats.timed("wait_s"):
                         self._wake.wait(timeout=0.2)
                     self._wake.clear()
                     continue
+                self._burst.go_on()
                 with self._stats.timed("busy_s"):
                     results = self._engine.step()
                 for result in results:
@@ -161,6 +166,14 @@ class RolloutWorker:
 
     def reseed(self, seed: int) -> None:
         self._between_steps("reseed", lambda: self._engine.reseed(seed), self._call_s)
+
+    def sleep(self) -> int:
+        """Hands the engine's device memory over; returns the bytes freed (measured). Only while nothing runs."""
+        return self._between_steps("sleep", self._engine.sleep, self._sync_s)
+
+    def wake(self) -> None:
+        """Takes the memory back; a weight update must follow before anything is generated."""
+        self._between_steps("wake", self._engine.wake, self._sync_s)
 
     def logprobs(self, token_ids: IntArray) -> FloatArray:
         """See `Engine.logprobs`."""

@@ -56,6 +56,7 @@ class Host:
                 os.sched_setaffinity(int(thread), cores)
         if nice:
             os.nice(nice)
+        print(f"pid {os.getpid()} on {socket.gethostname()}", flush=True)
 
     def node(self) -> dict[str, Any]:
         """Where this process runs: pid, address, a free port, accelerators as Ray assigned them (physical ids)."""
@@ -76,7 +77,11 @@ class Host:
 
     def call(self, method: str, args: tuple, kwargs: dict) -> Any:
         with nullcontext() if method in _ENDLESS else self._spans.span(method):
-            return getattr(self._role, method)(*args, **kwargs)
+            try:
+                return getattr(self._role, method)(*args, **kwargs)
+            except Exception:
+                traceback.print_exc()
+                raise
 
     def drain_spans(self) -> list[Span]:
         """What this process did since the last call: every call it served, and what the role itself recorded."""

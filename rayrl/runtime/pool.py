@@ -52,6 +52,13 @@ class Pool:
             except RoleFailed as failure:
                 self._replace(i, failure)
 
+    def settle(self, timeout_s: float) -> None:
+        """After a call on a worker failed: waits until its loop has ended too, and replaces it (or raises what ended it)."""
+        limit = time.monotonic() + timeout_s
+        while not any(loop.wait(0.0) for loop in self._loops) and time.monotonic() < limit:
+            time.sleep(0.05)
+        self.check()
+
     def submit(self, method: str, *args: Any) -> list[Pending]:
         return [handle.submit(method, *args) for handle in self.handles]
 

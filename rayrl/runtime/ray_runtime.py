@@ -61,16 +61,19 @@ class RayRuntime:
                 runtime_env={"env_vars": {key: os.environ[key] for key in _FORWARDED if key in os.environ}},
                 **(local if self._own else {}),
             )
+        self._started: list[RayHandle] = []
         self.store = RayStore(deadlines.call_s)
         if bundles:
             self._group = self._reserve([dict(b) for b in bundles], "PACK" if placement.nodes <= 1 else "SPREAD")
 
     def start(self, specs: Sequence[RoleSpec], timeout_s: float) -> list[RayHandle]:
-        handles, refs = [], []
+        handles: list[RayHandle] = []
+        refs = []
         for spec in specs:
             log = str(self._log_dir / f"{spec.name}.log")
             actor = self._host(spec, log)
             handles.append(RayHandle(spec.name, actor, self._deadlines.call_s, log))
+            self._started.append(handles[-1])
             refs.append(RayPending(spec.name, "start", actor.build.remote(spec.build, dict(spec.kwargs)), log))
         limit = time.monotonic() + timeout_s
         waiting = dict(zip((p.ref for p in refs), refs, strict=True))
@@ -106,6 +109,8 @@ class RayRuntime:
         return {"used": capacity - free.get("object_store_memory", capacity), "capacity": capacity}
 
     def shutdown(self) -> None:
+        for handle in self._started if ray.is_initialized() else ():
+            self.stop(handle)
         if self._group is not None and ray.is_initialized():
             remove_placement_group(self._group)
         if self._own:
@@ -113,7 +118,9 @@ class RayRuntime:
 
     def _host(self, spec: RoleSpec, log: str) -> ray.actor.ActorHandle:
         search_path = [os.path.abspath(entry) for entry in sys.path]
-        return HostActor.options(**self._options(spec)).remote(log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path, spec.trace)
+        return HostActor.options(**self._options(spec)).remote(
+            log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path, spec.trace
+        )
 
     def _options(self, spec: RoleSpec) -> dict:
         options: dict = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_concurrency": spec.concurrency, "max_restarts": 0}

@@ -16,5 +16,12 @@ class Archive:
     def write(self, step: int, batch: LearnBatch) -> int:
         """Writes one step's batch and returns the bytes on disk. Raises `StorageError`."""
         batches = [self._store.get(g.info.payload, timeout_s=self._fetch_s) for g in batch.groups]
-        path = self._writer.write(step, batch.version, batches, [g.rewards for g in batch.groups], [g.kept for g in batch.groups])
+        path = self._writer.write(
+            step,
+            batch.version,
+            batches,
+            [g.rewards for g in batch.groups],
+            [g.kept for g in batch.groups],
+            components=[g.components for g in batch.groups],
+        )
         return path.stat().st_size

@@ -65,6 +65,30 @@ class SpanRecorder:
         return spans
 
 
+class Burst:
+    """Many short steps of one kind as few spans: one per burst of activity, cut every ``longest_s`` seconds. Owned by one thread."""
+
+    def __init__(self, recorder: SpanRecorder, name: str, longest_s: float = 1.0) -> None:
+        self._recorder, self._name, self._longest_ns = recorder, name, int(longest_s * 1e9)
+        self._span: AbstractContextManager[None] | None = None
+        self._started = 0
+
+    def go_on(self) -> None:
+        """Another step begins."""
+        now = time_ns()
+        if self._span is not None and now - self._started > self._longest_ns:
+            self.end()
+        if self._span is None:
+            self._span, self._started = self._recorder.span(self._name), now
+            self._span.__enter__()
+
+    def end(self) -> None:
+        """Nothing more to do for now."""
+        if self._span is not None:
+            self._span.__exit__(None, None, None)
+            self._span = None
+
+
 def seconds_by_name(spans: Iterable[Span]) -> dict[str, float]:
     """Sum of durations per span name."""
     total: Counter[str] = Counter()

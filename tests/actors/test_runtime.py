@@ -115,7 +115,7 @@ def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_failure(ray_runtim
     specs = [spec("frail-0")]
     pool = Pool(ray_runtime, specs, ray_runtime.start(specs, 60), start_s=60, restarts=1)
     pool.run()
-    with pytest.raises(RoleFailed, match="frail-0 died .*after 1 restarts"):
+    with pytest.raises(RoleFailed, match=r"frail-0 died .*after 1 restarts"):
         for _ in range(400):
             pool.handles[0].submit("die")
             pool.check()

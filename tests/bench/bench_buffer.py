@@ -1,10 +1,11 @@
 """What the replay buffer costs: payload throughput against the bare object store, and cost per operation against its size.
 
-    python tests/bench/bench_buffer.py [--groups 64] [--rounds 7]
+    python tests/bench/bench_buffer.py [--groups 64] [--steps 3] [--rounds 9]
 
-Throughput: one producer process hands 1 MB Arrow batches to this process, (raw) as plain `ray.put` references, (refs) through
-a buffer actor with leases, rewards, sampling and confirmation, (adopted) the same with payloads that the buffer comes to own,
-as in a real run. Rounds alternate; the ratio is the median over rounds. Per-operation cost: the pure core in this process.
+Throughput: a producer process streams 1 MB Arrow batches to this process while this process reads them. Ways: (raw) plain
+`ray.put` references, (refs) the same references through a buffer actor with leases, rewards, sampling and confirmation,
+(adopted) payloads that the buffer comes to own, as in a real run. Ways alternate within a round; a ratio is the median over
+rounds. Per-operation cost: the pure core in this process, garbage collector off.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import gc
 import statistics
 import sys
+import threading
 import time
 from typing import Any
 
@@ -28,6 +30,8 @@ from rayrl.config.schema import BatchConfig, BufferConfig
 from rayrl.types import GroupInfo, Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams
 
 PAYLOAD_BYTES = 2**20
+CHUNK = 16
+"""Groups that the producer makes between two calls."""
 N = 8
 """Samples per group."""
 LENGTHS = np.full(N, 64, dtype=np.int32)
@@ -54,16 +58,16 @@ class Producer:
     def __init__(self) -> None:
         self._batch = pa.record_batch([pa.array(np.arange(PAYLOAD_BYTES // 8, dtype=np.int64))], names=["x"])
 
-    def raw(self, groups: int) -> list:
-        return [ray.put(self._batch) for _ in range(groups)]
+    def raw(self, count: int) -> list:
+        return [ray.put(self._batch) for _ in range(count)]
 
     def through(self, buffer: Any, groups: int, me: Any) -> None:
-        done = 0
-        while done < groups:
-            for leased in _batches(ray.get(buffer.lease_prompts.remote("w", 0, groups, 10.0)), 8):
-                payloads = [(me, t.prompt.ordinal) if me is not None else ray.put(self._batch) for t in leased]
-                ray.get(buffer.put_groups.remote("w", [info(t.prompt.ordinal, p) for t, p in zip(leased, payloads, strict=True)]))
-                done += len(leased)
+        """``me``: leave tickets for the buffer to adopt; None: put references."""
+        while groups > 0:
+            leased = ray.get(buffer.lease_prompts.remote("w", 0, CHUNK, 10.0))
+            payloads = [ray.put(self._batch) if me is None else (me, t.prompt.ordinal) for t in leased]
+            ray.get(buffer.put_groups.remote("w", [info(t.prompt.ordinal, p) for t, p in zip(leased, payloads, strict=True)]))
+            groups -= len(leased)
 
     def hand_over(self, key: int) -> pa.RecordBatch:
         return self._batch
@@ -79,37 +83,53 @@ def adopt(payload: Any) -> Any:
     return ref
 
 
-def _batches(items: list, size: int) -> list[list]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def raw_seconds(producer: Any, groups: int) -> float:
-    started = time.perf_counter()
-    batches = ray.get(ray.get(producer.raw.remote(groups)))
+def raw_seconds(producer: Any, groups: int, steps: int) -> float:
+    """The producer is two chunks ahead, so that putting and getting overlap."""
+    started, total, chunks = time.perf_counter(), 0, groups * steps // CHUNK
+    coming = [producer.raw.remote(CHUNK) for _ in range(2)]
+    for i in range(chunks):
+        total += sum(batch.nbytes for batch in ray.get(ray.get(coming.pop(0))))
+        if i + 2 < chunks:
+            coming.append(producer.raw.remote(CHUNK))
     seconds = time.perf_counter() - started
-    assert sum(b.nbytes for b in batches) >= groups * PAYLOAD_BYTES
+    assert total >= groups * steps * PAYLOAD_BYTES
     return seconds
 
 
-def buffer_seconds(buffer: Any, producer: Any, groups: int, step: int, *, adopted: bool) -> float:
+def buffer_seconds(buffer: Any, producer: Any, groups: int, steps: range, *, adopted: bool) -> float:
+    """The driver admits two steps ahead; a thread scores; this thread samples, reads and confirms."""
+    count, total = groups * len(steps), 0
+
+    def score() -> None:
+        left = count
+        while left > 0:
+            leased = ray.get(buffer.lease_unscored.remote("s", "verifiers", groups, 10.0))
+            ray.get(buffer.put_rewards.remote("s", {i.ordinal: RECORDS for i in leased}))
+            left -= len(leased)
+
+    def admit(step: int) -> None:
+        buffer.admit.remote([task(step * groups + i) for i in range(groups)])
+
     started = time.perf_counter()
-    ray.get(buffer.admit.remote([task(step * groups + i) for i in range(groups)]))
-    producing = producer.through.remote(buffer, groups, producer if adopted else None)
-    batch, scored = None, 0
-    while scored < groups:
-        leased = ray.get(buffer.lease_unscored.remote("s", "verifiers", 16, 10.0))
-        ray.get(buffer.put_rewards.remote("s", {i.ordinal: RECORDS for i in leased}))
-        scored += len(leased)
-    batch = ray.get(buffer.sample.remote(step, 0, 10.0))
-    batches = ray.get([g.info.payload for g in batch.groups])
-    ray.get(buffer.confirm_trained.remote(step, batch.ordinals))
+    producing = producer.through.remote(buffer, count, producer if adopted else None)
+    scoring = threading.Thread(target=score)
+    scoring.start()
+    for step in steps[:2]:
+        admit(step)
+    for step in steps:
+        batch = ray.get(buffer.sample.remote(step, 0, 60.0))
+        total += sum(payload.nbytes for payload in ray.get([g.info.payload for g in batch.groups]))
+        ray.get(buffer.confirm_trained.remote(step, batch.ordinals))
+        if step + 2 in steps:
+            admit(step + 2)
     seconds = time.perf_counter() - started
-    ray.get(producing)
-    assert len(batch.groups) == groups and sum(b.nbytes for b in batches) >= groups * PAYLOAD_BYTES
+    scoring.join(timeout=60)
+    ray.get(producing, timeout=60)
+    assert total >= count * PAYLOAD_BYTES
     return seconds
 
 
-def throughput(groups: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def throughput(groups: int, steps: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios to the bare store, and MB/s of each way."""
     ray.init(num_cpus=2, object_store_memory=500 * 2**20, include_dashboard=False, log_to_driver=False)
     try:
@@ -119,19 +139,21 @@ def throughput(groups: int, rounds: int) -> tuple[dict[str, float], dict[str, fl
             BufferConfig(max_staleness=10**6), BatchConfig(groups_per_step=groups), weights={"exact": 1.0}, aggregate=weighted, adopt=adopt
         )
         seconds: dict[str, list[float]] = {"raw": [], "refs": [], "adopted": []}
-        for step in range(rounds + 1):
+        for round_ in range(rounds + 1):
+            first = 2 * round_ * steps
             now = {
-                "raw": raw_seconds(producer, groups),
-                "refs": buffer_seconds(buffer, producer, groups, 2 * step, adopted=False),
-                "adopted": buffer_seconds(buffer, producer, groups, 2 * step + 1, adopted=True),
+                "refs": buffer_seconds(buffer, producer, groups, range(first, first + steps), adopted=False),
+                "raw": raw_seconds(producer, groups, steps),
+                "adopted": buffer_seconds(buffer, producer, groups, range(first + steps, first + 2 * steps), adopted=True),
             }
-            if step:  # the first round warms processes and pages
+            if round_:  # the first one warms processes and pages
                 for way, value in now.items():
                     seconds[way].append(value)
     finally:
         ray.shutdown()
     ratios = {way: statistics.median(r / s for r, s in zip(seconds["raw"], seconds[way], strict=True)) for way in ("refs", "adopted")}
-    return ratios, {way: round(groups * PAYLOAD_BYTES / 1e6 / statistics.median(values), 1) for way, values in seconds.items()}
+    megabytes = groups * steps * PAYLOAD_BYTES / 1e6
+    return ratios, {way: round(megabytes / statistics.median(values), 1) for way, values in seconds.items()}
 
 
 # ---- cost per operation --------------------------------------------------------------------------------------------------
@@ -155,6 +177,8 @@ def operation_seconds(items: int, cycles: int = 2000) -> dict[str, float]:
     core.put_groups("w", [info(t.prompt.ordinal, None) for t in leased[: 2 * quarter]])
     core.put_rewards("s", {i.ordinal: RECORDS for i in core.lease_unscored("s", "verifiers", quarter, now=0.0)})
     in_flight = [t.prompt.ordinal for t in leased[2 * quarter :]]
+    gc.collect()
+    gc.disable()  # its pauses are the interpreter's, and hit whichever operation happens to run
     for cycle in range(cycles):
         timed("admit", core.admit, [task(items + cycle)])
         [prompt] = timed("lease_prompts", core.lease_prompts, "w", 0, 1, now=1.0)
@@ -166,6 +190,7 @@ def operation_seconds(items: int, cycles: int = 2000) -> dict[str, float]:
         timed("confirm_trained", core.confirm_trained, cycle, batch.ordinals)
         timed("expire", core.expire, 1.0)
         timed("stats", core.stats)
+    gc.enable()
     assert core.outstanding()["live"] == items
     return {name: seconds / cycles for name, seconds in spent.items()}
 
@@ -175,7 +200,6 @@ def operation_cost(rounds: int) -> tuple[float, dict[str, dict[str, float]]]:
     best: dict[int, dict[str, float]] = {}
     for _ in range(rounds):
         for items in (10**3, 10**5):
-            gc.collect()
             for name, seconds in operation_seconds(items).items():
                 kept = best.setdefault(items, {})
                 kept[name] = min(seconds, kept.get(name, seconds))
@@ -187,10 +211,11 @@ def operation_cost(rounds: int) -> tuple[float, dict[str, dict[str, float]]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--groups", type=int, default=64, help="groups of 1 MB per step")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3, help="steps per round")
+    parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     growth, micro = operation_cost(min(args.rounds, 3))
-    ratios, rates = throughput(args.groups, args.rounds)
+    ratios, rates = throughput(args.groups, args.steps, args.rounds)
     ok = emit(
         "buffer",
         {"throughput_refs": ratios["refs"], "throughput_adopted": ratios["adopted"], "cost_1e5_over_1e3": growth},
@@ -198,6 +223,7 @@ def main() -> int:
         megabytes_per_s=rates,
         microseconds_per_operation=micro,
         groups=args.groups,
+        steps=args.steps,
         rounds=args.rounds,
     )
     return 0 if ok else 1

@@ -1,7 +1,7 @@
 """How much of a bare training loop's speed the learner keeps, and what it gains on long-tailed lengths.
 
 ``python tests/bench/bench_learner.py [--dtype bfloat16] [--rounds 5] [--threads 1]``: sides take turns in one process, medians
-of tokens per second are compared. All sides train the same 4.7 M-parameter model on the same sequences with AdamW:
+of tokens per second of processor time are compared, so that other work on the machine counts as little as it can. All sides train the same 4.7 M-parameter model on the same sequences with AdamW:
 
 - ``bare_torch``: forward, log-softmax over all positions, policy gradient, backward, AdamW; rows padded in arrival order;
 - ``bare_deepspeed``: the same loop through a DeepSpeed engine;
@@ -22,18 +22,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit" / "learner")]
-
-from learner_cases import DictStore, batch_of
-from report import emit
-
 from rayrl.config.schema import Config
 from rayrl.learner.deepspeed import DeepSpeedLearner, deepspeed
 from rayrl.models import tiny
 from rayrl.types import FinishReason, LearnBatch, Trajectory, VersionSpan
 
-ROWS, PROMPT, MICRO = 256, 6, 64
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit" / "learner")]
+from learner_cases import DictStore, batch_of  # noqa: E402
+from report import emit  # noqa: E402
+
+ROWS, PROMPT, MICRO = 128, 6, 64
 LONGEST = 256
+BARE = ("torch", "deepspeed")
 
 
 def equal_lengths(rng: np.random.Generator) -> np.ndarray:
@@ -132,14 +132,14 @@ def free_port() -> int:
 
 
 def medians(sides: dict[str, Callable], ids: list[np.ndarray], rounds: int) -> dict[str, float]:
-    """Tokens per second of each side; sides take turns, so that a busy machine slows all of them."""
+    """Tokens per processor second of each side; sides take turns, so that a busy machine slows all of them."""
     seen: dict[str, list[float]] = {name: [] for name in sides}
     for i in range(rounds + 1):
         for name, step in sides.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             step(ids)
             if i:  # the first round warms up
-                seen[name].append(sum(map(len, ids)) / (time.perf_counter() - begin))
+                seen[name].append(sum(map(len, ids)) / (time.process_time() - begin))
     return {name: round(statistics.median(values), 1) for name, values in seen.items()}
 
 
@@ -172,9 +172,9 @@ def main() -> None:
             "tailed_vs_padded_deepspeed": tailed["learner"] / tailed["bare_deepspeed"],
             "tailed_packed_vs_padded_torch": tailed["learner_packed"] / tailed["bare_torch"],
         },
-        {"equal_vs_bare_torch": 0.95, "equal_vs_bare_deepspeed": 0.95, "tailed_vs_padded_torch": 1.5, "tailed_vs_padded_deepspeed": 1.5},
-        tokens_per_s_equal=equal,
-        tokens_per_s_tailed=tailed,
+        {f"equal_vs_bare_{name}": (">=", 0.95) for name in BARE} | {f"tailed_vs_padded_{name}": (">=", 1.5) for name in BARE},
+        tokens_per_cpu_s_equal=equal,
+        tokens_per_cpu_s_tailed=tailed,
         dtype=args.dtype,
         threads=args.threads,
     )

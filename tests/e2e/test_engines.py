@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_scoring_draws_no_random_numbers(engine):
     engine.logprobs(prompt(1, 20))
     scored = generate(engine, requests(4))
     assert all(np.array_equal(r.token_ids, scored[key].token_ids) for key, r in plain.items())
+
+
+def test_it_may_be_stepped_by_another_thread_than_built_it(engine):
+    def work() -> None:
+        done.update(generate(engine, requests(6, ignore_eos=True)))
+
+    done: dict = {}
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert len(done) == 6
 
 
 def test_an_engine_on_cpu_says_that_it_cannot_sleep(engine):

@@ -7,18 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rayrl.buffer.service import BufferService
-from rayrl.config.schema import BatchConfig, BufferConfig
+from rayrl.config.schema import BufferConfig
 from rayrl.protocols import ReplayBuffer
 
 
 @pytest.fixture
 def service(make):
-    def build(groups_per_step=2, adopt=lambda payload: payload, num_workers=0, **config):
+    def build(adopt=lambda payload: payload, num_workers=0, **config):
         config = {"max_staleness": 1, "lease_s": 30.0} | config
         rules = make.rules()
         return BufferService(
             BufferConfig(**config),
-            BatchConfig(groups_per_step=groups_per_step, group_size=2),
             weights=rules.weights,
             aggregate=rules.aggregate,
             adopt=adopt,
@@ -55,7 +54,7 @@ def test_every_wait_has_a_limit(service):
     buffer, started = service(), time.monotonic()
     assert buffer.lease_prompts("w", 0, 1, 0.05) == []
     assert buffer.lease_unscored("s", "verifiers", 1, 0.05) == []
-    assert buffer.sample(0, 0, 0.05) is None
+    assert buffer.sample(0, 0, 2, 0.05) is None
     assert buffer.wait_for_progress(buffer.wait_for_progress(-1, 0.05), 0.05) == 0
     assert time.monotonic() - started < 2
 
@@ -99,7 +98,7 @@ def test_payloads_are_adopted_once_each_and_released_when_terminal(make, service
         adopted.append(ticket)
         return f"owned {ticket}"
 
-    buffer = service(groups_per_step=1, adopt=adopt)
+    buffer = service(adopt=adopt)
     buffer.admit(make.tasks(0))
     buffer.lease_prompts("w", 0, 1, 0.0)
     assert buffer.put_groups("w", [make.group(0)]) == [True]
@@ -108,7 +107,7 @@ def test_payloads_are_adopted_once_each_and_released_when_terminal(make, service
     [info] = buffer.lease_unscored("s", "verifiers", 1, 0.0)
     assert info.payload == "owned payload-0"
     buffer.put_rewards("s", {0: make.records(0.0, 1.0)})
-    batch = buffer.sample(0, 0, 1.0)
+    batch = buffer.sample(0, 0, 1, 1.0)
     buffer.confirm_trained(0, batch.ordinals)
     assert not buffer._core._infos and buffer.stats()["buffer/held_bytes"] == 0
 
@@ -123,7 +122,7 @@ def test_a_worker_hears_what_it_generates_in_vain(make, service):
 
 
 def test_a_draining_buffer_leases_nothing_but_goes_on_otherwise(make, service):
-    buffer = service(groups_per_step=1)
+    buffer = service()
     buffer.admit(make.tasks(0, 1))
     buffer.lease_prompts("w", 0, 1, 0.0)
     buffer.drain()
@@ -131,12 +130,12 @@ def test_a_draining_buffer_leases_nothing_but_goes_on_otherwise(make, service):
     assert buffer.put_groups("w", [make.group(0)]) == [True]
     buffer.lease_unscored("s", "verifiers", 1, 0.0)
     buffer.put_rewards("s", {0: make.records(0.0, 1.0)})
-    assert buffer.sample(0, 0, 0.0).ordinals == [0]
+    assert buffer.sample(0, 0, 1, 0.0).ordinals == [0]
 
 
 def test_closing_ends_all_waits(service, pool):
     buffer = service()
-    waits = [pool.submit(buffer.lease_prompts, f"w{i}", i, 1, 60.0) for i in range(4)] + [pool.submit(buffer.sample, 0, 0, 60.0)]
+    waits = [pool.submit(buffer.lease_prompts, f"w{i}", i, 1, 60.0) for i in range(4)] + [pool.submit(buffer.sample, 0, 0, 1, 60.0)]
     time.sleep(0.05)
     buffer.close()
     assert [w.result(timeout=5) for w in waits] == [[], [], [], [], None]
@@ -145,7 +144,7 @@ def test_closing_ends_all_waits(service, pool):
 @pytest.mark.parametrize("staleness", [0, 2])
 def test_many_threads_train_every_prompt_once_although_workers_die(make, service, pool, staleness):
     steps, per_step, stop = 12, 4, threading.Event()
-    buffer = service(groups_per_step=per_step, max_staleness=staleness, lease_s=0.3, num_workers=3, max_attempts=50)
+    buffer = service(max_staleness=staleness, lease_s=0.3, num_workers=3, max_attempts=50)
 
     def work(index):
         life = 0
@@ -172,7 +171,7 @@ def test_many_threads_train_every_prompt_once_although_workers_die(make, service
                 room = (staleness + 1) * per_step - buffer.outstanding()["live"]
                 buffer.admit(make.tasks(*range(admitted, admitted + room)))
                 admitted += room
-                batch = buffer.sample(step, step, 0.1)
+                batch = buffer.sample(step, step, per_step, 0.1)
                 if batch is not None:
                     break
                 assert time.monotonic() < deadline, buffer.outstanding()

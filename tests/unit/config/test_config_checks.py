@@ -37,8 +37,6 @@ CASES = [
     ("engines sleep", ["placement.mode=colocated", "buffer.max_staleness=1"]),
     ("shared GPU", ["placement.mode=colocated", "rollout.tensor_parallel=2"]),
     ("counts GPUs", ["placement.mode=cpu", "rollout.tensor_parallel=2"]),
-    ("sync.transport nccl", ["placement.mode=cpu", "sync.transport=nccl"]),
-    ("sync.transport ipc", ["placement.mode=disaggregated", "sync.transport=ipc"]),
     ("did you mean 'deepspeed'?", ["learner.backend=depspeed"]),
     ("did you mean 'dapo'?", ["algorithm.name=dapoo"]),
     ("buffer.max_staleness is -1; it must be at least 0", ["buffer.max_staleness=-1"]),

@@ -1,0 +1,246 @@
+"""Whole runs with the real parts: Ray actors, vLLM, DeepSpeed. Tiny models, a few steps, every claim read from the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rayrl import driver
+from rayrl.config.loading import load
+from rayrl.data.arrow import SCHEMA, decode
+from rayrl.errors import Interrupted, RoleFailed, WeightSyncError
+from rayrl.models import tiny
+from rayrl.telemetry.jsonl import read_metrics
+
+FAST = [
+    "telemetry.wandb=off",
+    "batch.groups_per_step=4",
+    "batch.group_size=4",
+    "rollout.sampling.max_tokens=12",
+    "rollout.max_running=32",
+    "data.eval_size=8",
+    "evaluation.every=0",
+    "learner.cpu_threads=1",
+    "placement.object_store_mib=128",
+]
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("nano"))
+
+
+@pytest.fixture
+def run(nano, tmp_path):
+    """Trains `arithmetic_grpo` on the tiny model with overrides; returns the folder."""
+
+    def start(*overrides: str, name: str = "run") -> Path:
+        return driver.train(load("arithmetic_grpo", [f"model.path={nano}", f"run.dir={tmp_path / name}", *FAST, *overrides]))
+
+    return start
+
+
+def rows(folder: Path) -> list[dict]:
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "learner/loss" in row]
+
+
+def trajectories(folder: Path) -> list:
+    found = []
+    for part in sorted((folder / "rollouts").glob("*.parquet")):
+        table = pq.read_table(part).select(SCHEMA.names).cast(SCHEMA)
+        found += [t for batch in table.combine_chunks().to_batches() for t in decode(batch)]
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_synchronous_run_trains_on_policy_and_leaves_everything_in_its_folder(run, nano):
+    folder = run("run.steps=3", "rollout.engine=vllm", "algorithm.kl.coef=0.01", "telemetry.wandb=offline")
+    steps = rows(folder)
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    for row in steps:
+        assert row["batch/staleness_max_versions"] == 0 and row["batch/trajectories"] == 16
+        assert row["mismatch/abs"] < 1e-4 and row["sync/canary_gap_nats"] < 1e-4  # engine and learner compute one policy (float32)
+    assert [row["sync/version"] for row in steps] == [1, 2, 3] and steps[-1]["buffer/trained_groups"] == 12
+    found = trajectories(folder)
+    assert len({t.id for t in found}) == len(found) == 48 and {t.ordinal for t in found} == set(range(12))
+    assert all(span.version == t.ordinal // 4 for t in found for span in t.version_spans)
+    assert not same(weights(folder / "policy"), weights(nano))
+    evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in evaluations] == [0, 3] and evaluations[0]["count"] == 8
+    assert list((folder / "wandb").glob("offline-run-*")) and (folder / "config_origins.json").exists()
+    table = pq.read_table(folder / "rollouts")
+    assert table["reward"].to_pylist() == [dict(c)["correct"] for c in table["components"].to_pylist()]
+    trace = json.loads((folder / "spans.json").read_text().rstrip().rstrip(",") + "]")
+    assert {"step", "update_weights", "generate"} <= {e["name"] for e in trace}
+
+
+def test_an_asynchronous_run_overlaps_and_never_exceeds_its_staleness_bound(run):
+    folder = run("run.steps=6", "buffer.max_staleness=2", "rollout.engine=vllm", "evaluation.enabled=false", "sync.canary_tolerance=0.01")
+    steps = rows(folder)
+    assert len(steps) == 6 and 0 < max(row["batch/staleness_max_versions"] for row in steps) <= 2
+    found = trajectories(folder)
+    assert len({t.id for t in found}) == len(found) == 6 * 16
+    assert not any(key.startswith("buffer/dropped/") for key in steps[-1])  # pacing throws nothing away
+
+
+def test_with_learning_rate_zero_nothing_moves(run, nano):
+    folder = run("run.steps=3", "learner.optim.lr=0.0", "rollout.engine=vllm", "evaluation.enabled=false")
+    assert same(weights(folder / "policy"), weights(nano))
+    assert all(row["mismatch/abs"] < 1e-4 for row in rows(folder))
+
+
+def test_the_torch_engine_two_ranks_and_zero_2_train_as_vllm_one_rank_does(run):
+    common = ["run.steps=2", "evaluation.enabled=false", "rollout.sampling.top_k=1", "run.deterministic=true"]  # one possible sample each
+    one = run(*common, "rollout.engine=vllm", name="one")
+    two = run(*common, "rollout.engine=torch", "learner.ranks=2", "learner.zero_stage=2", name="two")
+    assert [t.token_ids.tolist() for t in trajectories(one)] == [t.token_ids.tolist() for t in trajectories(two)]
+    for a, b in zip(rows(one), rows(two), strict=True):
+        assert a["learner/grad_norm"] == pytest.approx(b["learner/grad_norm"], rel=1e-3, abs=1e-6)
+
+
+def test_a_tool_environment_over_several_turns_trains_on_no_token_that_the_policy_did_not_choose(run):
+    folder = run(
+        "run.steps=1",
+        "rollout.engine=vllm",
+        "rollout.env=calculator",
+        "rollout.max_turns=3",
+        "model.max_length=200",
+        "evaluation.enabled=true",
+    )
+    found = trajectories(folder)
+    assert any(len(t.turns) > 1 for t in found)
+    for t in found:
+        chosen = [i for start, end in t.turns for i in range(start, end)]
+        assert t.action_mask.nonzero()[0].tolist() == chosen
+        assert (t.behavior_logprobs[~t.action_mask] == 0).all() and (t.behavior_logprobs[t.action_mask] <= 0).all()
+    assert rows(folder)[0]["mismatch/abs"] < 1e-4
+
+
+def test_a_reward_that_raises_hangs_or_is_no_number_costs_only_its_own_samples(run, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    folder = run("run.steps=2", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false", "rewards.timeout_s=0.5",
+                 "rewards.components.bad.verifier=hostile_reward:moody")  # fmt: skip
+    steps = rows(folder)
+    assert len(steps) == 2 and sum(row["rewards/failed_count"] for row in steps) > 0
+    assert all(0 < row["batch/trajectories"] < 16 for row in steps)
+    assert steps[-1]["buffer/failed_scores/bad"] == 32 - sum(row["batch/trajectories"] for row in steps)
+
+
+def test_dynamic_sampling_refills_groups_that_teach_nothing(run, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    folder = run("run.steps=2", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false", "algorithm.name=dapo",
+                 "rewards.components={correct: {verifier: 'hostile_reward:mostly_equal'}}", "evaluation.component=correct")  # fmt: skip
+    steps = rows(folder)
+    assert all(row["batch/groups"] == 4 and row["batch/zero_variance_share"] == 0 for row in steps)
+    assert steps[-1]["buffer/dropped/zero_variance"] > 0
+
+
+def test_an_engine_that_does_not_hold_the_learners_weights_stops_the_run(run):
+    with pytest.raises(WeightSyncError, match="canary"):
+        run("run.steps=1", "rollout.engine=fake", "evaluation.enabled=false")  # the fake engine computes with no weights at all
+
+
+def test_a_rollout_worker_that_is_killed_is_replaced_and_no_ordinal_is_lost_or_trained_twice(run, tmp_path):
+    from threading import Thread
+
+    def kill_one() -> None:
+        log, metrics = tmp_path / "run" / "logs" / "rollout-0.log", tmp_path / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (metrics.exists() and '"step": 2' in metrics.read_text()):
+            time.sleep(0.02)
+        os.kill(int(log.read_text().split("pid ")[1].split()[0]), signal.SIGKILL)
+
+    killer = Thread(target=kill_one)
+    killer.start()
+    folder = run("run.steps=12", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false", "buffer.max_staleness=1")
+    killer.join(10)
+    found = trajectories(folder)
+    assert len({t.id for t in found}) == len(found) == 12 * 16
+    assert (folder / "logs" / "rollout-0.log").read_text().count("pid ") == 2
+
+
+def test_a_learner_that_dies_ends_the_run_with_its_name_and_a_crash_report(run, tmp_path):
+    from threading import Thread
+
+    def kill_learner() -> None:
+        log, metrics = tmp_path / "run" / "logs" / "learner-0.log", tmp_path / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (metrics.exists() and '"step": 2' in metrics.read_text()):
+            time.sleep(0.02)
+        os.kill(int(log.read_text().split("pid ")[1].split()[0]), signal.SIGKILL)
+
+    killer = Thread(target=kill_learner)
+    killer.start()
+    with pytest.raises(RoleFailed, match="learner-0 died"):
+        run("run.steps=5000", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false")
+    killer.join(10)
+    assert "learner-0 died" in json.loads((tmp_path / "run" / "crash.json").read_text())["message"]
+
+
+# ---- processes of their own: signals and kills of the driver ------------------------------------------------------------------
+
+
+def command(nano, folder: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "rayrl", "train", "arithmetic_grpo", f"model.path={nano}", f"run.dir={folder}", *FAST, *overrides]
+
+
+def wait_for(process: subprocess.Popen, folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 180
+    while not ((folder / "metrics.jsonl").exists() and f'"step": {step}' in (folder / "metrics.jsonl").read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+
+
+def test_kill_9_of_the_driver_and_resume_is_the_uninterrupted_run_bit_for_bit(nano, tmp_path):
+    settings = ["run.steps=6", "run.deterministic=true", "rollout.engine=vllm", "evaluation.enabled=false"]
+    straight = tmp_path / "straight"
+    subprocess.run(command(nano, straight, *settings), check=True, timeout=240, capture_output=True)
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(command(nano, broken, *settings, "checkpoint.every=2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(process, broken, 3)
+    process.kill()
+    process.communicate(timeout=30)
+    assert len(rows(broken)) < 6
+    subprocess.run([sys.executable, "-m", "rayrl", "resume", str(broken)], check=True, timeout=240, capture_output=True)
+    assert same(weights(straight / "policy"), weights(broken / "policy"))
+    for a, b in zip(rows(straight), rows(broken), strict=True):
+        assert {k: a[k] for k in ("learner/loss", "learner/grad_norm", "reward/mean")} == {
+            k: b[k] for k in ("learner/loss", "learner/grad_norm", "reward/mean")
+        }
+    assert [t.token_ids.tolist() for t in trajectories(straight)] == [t.token_ids.tolist() for t in trajectories(broken)]
+
+
+def test_ctrl_c_saves_exits_130_and_says_how_to_go_on(nano, tmp_path):
+    folder = tmp_path / "run"
+    settings = ["run.steps=5000", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false"]
+    process = subprocess.Popen(command(nano, folder, *settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(process, folder, 2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == Interrupted.exit_code == 130
+    assert f"rayrl resume {folder}" in err and "Traceback" not in err + out
+    last = rows(folder)[-1]["step"]
+    assert (folder / "checkpoints" / f"step-{last:06d}" / "manifest.json").exists()
+    subprocess.run(
+        [sys.executable, "-m", "rayrl", "resume", str(folder), f"run.steps={last + 2}"], check=True, timeout=240, capture_output=True
+    )
+    assert [row["step"] for row in rows(folder)] == list(range(1, last + 3))
+    found = trajectories(folder)
+    assert len({t.id for t in found}) == len(found) == (last + 2) * 16
