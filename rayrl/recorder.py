@@ -171,7 +171,8 @@ class Recorder:
             "learner/busy_s": learners[0]["busy_s"],
             "step/driver_cpu_s": time.process_time(),
         }
-        deltas = {name: value - self._sums.get(name, 0.0) for name, value in sums.items()}
+        # A replaced worker counts from zero: what it did this step is then told too small, never negative.
+        deltas = {name: max(0.0, value - self._sums.get(name, 0.0)) for name, value in sums.items()}
         self._sums = sums
         return (
             deltas

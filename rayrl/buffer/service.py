@@ -101,9 +101,9 @@ class BufferService:
     # ---- batches
 
     def sample(self, step: int, version: int, groups: int, wait_s: float) -> LearnBatch | None:
-        """The batch of ``groups`` groups for learner step ``step``, leased to it; None when ``wait_s`` ran out. Asked again, the same step gets the same batch.
+        """The batch of ``groups`` groups for learner step ``step``, leased to it; None when ``wait_s`` ran out.
 
-        Raises `ConfigError` when the buffer is too small to ever hold a batch.
+        Asked again, the same step gets the same batch. Raises `ConfigError` when the buffer is too small to ever hold one.
         """
         return self._poll(wait_s, lambda: self._core.select(step, version, groups))
 

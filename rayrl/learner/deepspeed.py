@@ -33,6 +33,8 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -156,12 +158,23 @@ class DeepSpeedTrainable:
             return
         self._create_moments(updates)
         for name, p in self._params.items():
-            safe_set_full_fp32_param(p, state[name][MASTER])
-            for key in MOMENTS:
-                if key in state[name]:
-                    safe_set_full_optimizer_state(p, state[name][key], key)
+            master, moments = state[name][MASTER], {key: state[name][key] for key in MOMENTS if updates and key in state[name]}
+            if self._stage == 3:
+                safe_set_local_fp32_param(p, self._share(p, master))
+                for key, value in moments.items():
+                    safe_set_local_optimizer_state(p, self._share(p, value), key)
+            else:
+                safe_set_full_fp32_param(p, master)
+                for key, value in moments.items():
+                    safe_set_full_optimizer_state(p, value, key)
             with deepspeed.zero.GatheredParameters([p], modifier_rank=0, enabled=self._stage == 3):
-                p.copy_(state[name][MASTER])
+                p.copy_(master)
+
+    def _share(self, p: nn.Parameter, value: Tensor) -> Tensor:
+        """This rank's ZeRO-3 part of a whole tensor, padded with zeros where the ranks do not divide it."""
+        size = p.ds_tensor.numel()
+        whole = nn.functional.pad(value.flatten(), (0, size * self._world_size - value.numel()))
+        return whole.narrow(0, size * torch.distributed.get_rank(), size)
 
     def _create_moments(self, updates: int) -> None:
         """AdamW makes its moments in its first update; a fresh engine needs them before they can be set by name."""

@@ -37,6 +37,8 @@ class VllmEngine:
         self._shapes = bridge.expected_shapes(model)
         self._version = 0
         self._llm.set_weight_version("0")
+        self._max_running = rollout.max_running
+        self._waiting: dict[str, GenerationRequest] = {}  # vLLM gets no more than it may run: its one further slot is for scoring
         self._alive: dict[str, str] = {}  # our request id -> vLLM's
         self._held: list[GenerationResult] = []  # finished while a canary was being scored
         self._scored = 0
@@ -45,16 +47,19 @@ class VllmEngine:
         for r in requests:
             if not 0 < r.token_ids.shape[0] < self._max_length:
                 raise ValueError(f"prompt of {r.token_ids.shape[0]} tokens does not fit a context of {self._max_length} (model.max_length)")
-        for r in requests:
-            self._alive[r.id] = self._llm.add_request(r.id, bridge.prompt(r, self._version), bridge.sampling(r.sampling))
+        self._waiting.update((r.id, r) for r in requests)
 
     def step(self) -> list[GenerationResult]:
         self._enter_thread()
+        while self._waiting and len(self._alive) < self._max_running:
+            r = self._waiting.pop(next(iter(self._waiting)))
+            self._alive[r.id] = self._llm.add_request(r.id, bridge.prompt(r, self._version), bridge.sampling(r.sampling))
         held, self._held = self._held, []
-        return held + self._advance() if self._llm.has_unfinished_requests() else held
+        return held + [self._finish(output) for output in self._llm.step()] if self._alive else held
 
     def abort(self, ids: Sequence[str]) -> None:
         gone = set(ids)
+        self._waiting = {name: r for name, r in self._waiting.items() if name not in gone}
         internal = [self._alive.pop(i) for i in ids if i in self._alive]
         self._llm.abort_request(internal, internal=True)
         self._held = [r for r in self._held if r.id not in gone]
@@ -114,16 +119,13 @@ class VllmEngine:
 
     @property
     def num_running(self) -> int:
-        return len(self._alive) + len(self._held)
+        return len(self._waiting) + len(self._alive) + len(self._held)
 
     def _enter_thread(self) -> None:
         """OpenMP counts threads per calling thread, and vLLM's attention kernel aborts when two counts of one step differ."""
         if self._thread != threading.get_ident():
             self._torch._C.set_num_threads(self._threads)  # torch.set_num_threads itself is turned off once vLLM's worker exists
             self._thread = threading.get_ident()
-
-    def _advance(self) -> list[GenerationResult]:
-        return [self._finish(output) for output in self._llm.step()]
 
     def _finish(self, output) -> GenerationResult:
         self._alive.pop(output.request_id)

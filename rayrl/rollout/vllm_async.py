@@ -38,29 +38,29 @@ STEP_WAIT_S = 0.02
 
 
 class AsyncVllmEngine:
-    """Fulfils `protocols.Engine`. ``colocated`` lets it `sleep` (GPUs only); ``call_s`` limits every call to the core, in seconds."""
+    """Fulfils `protocols.Engine`; on GPUs it can `sleep`. ``call_s`` limits every call to the core, in seconds."""
 
-    def __init__(
-        self, model: ModelConfig, rollout: RolloutConfig, *, seed: int = 0, colocated: bool = False, call_s: float = 300.0
-    ) -> None:
+    def __init__(self, model: ModelConfig, rollout: RolloutConfig, *, seed: int = 0, call_s: float = 300.0) -> None:
         bridge.prepare_environment(in_process=False, compile_model=not rollout.enforce_eager)
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = bridge.engine_arguments(model, rollout, seed=seed, cpu=current_platform.is_cpu())
-        self._max_length, self._colocated, self._call_s = model.max_length, colocated, call_s
+        self._on_cpu = current_platform.is_cpu()
+        arguments = bridge.engine_arguments(model, rollout, seed=seed, cpu=self._on_cpu)
+        self._max_length, self._call_s = model.max_length, call_s
         self._shapes = bridge.expected_shapes(model)
         self._version = 0
         self._alive: set[str] = set()
         self._tasks: set[asyncio.Task] = set()  # asyncio itself keeps only weak references
         self._finished: SimpleQueue[GenerationResult | tuple[str, BaseException]] = SimpleQueue()
+        self._slots = asyncio.Semaphore(rollout.max_running)  # vLLM's one further slot is for scoring
         self._scored = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
 
         async def start() -> AsyncLLM:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_sleep_mode=colocated))
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_sleep_mode=not self._on_cpu))
 
         self._llm = self._wait(start(), "starting")
         self._wait(self._llm.update_weight_version("0"), "setting the first weight version")
@@ -116,8 +116,8 @@ class AsyncVllmEngine:
 
     def sleep(self) -> int:
         """Drops weights and cache (vLLM's level 2): the learner's next update brings the weights back."""
-        if not self._colocated:
-            raise EnvironmentMissing("this vLLM engine was not started for colocation", "set placement.mode=colocated (GPUs only)")
+        if self._on_cpu:
+            raise EnvironmentMissing("a vLLM engine on CPU has no device memory to release", "set placement.mode=cpu")
         before = self._free_bytes()
         self._wait(self._llm.sleep(level=2), "sleeping")
         return self._free_bytes() - before
@@ -149,7 +149,10 @@ class AsyncVllmEngine:
 
     async def _generate(self, name: str, prompt: Any, params: Any) -> None:
         try:
-            output = await self._final(name, prompt, params)
+            async with self._slots:
+                if name not in self._alive:  # aborted while it waited
+                    return
+                output = await self._final(name, prompt, params)
             if output.outputs[0].finish_reason != "abort":
                 self._finished.put(bridge.result(output))
         except Exception as error:

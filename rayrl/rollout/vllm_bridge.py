@@ -43,7 +43,7 @@ def engine_arguments(model: ModelConfig, rollout: RolloutConfig, *, seed: int, c
         "dtype": model.dtype,
         "seed": seed,
         "max_model_len": model.max_length,
-        "max_num_seqs": rollout.max_running,
+        "max_num_seqs": rollout.max_running + 1,  # one for a prompt that is scored while all others are taken
         "enforce_eager": rollout.enforce_eager,
         "enable_prefix_caching": rollout.prefix_caching,
         "tensor_parallel_size": rollout.tensor_parallel,

@@ -33,7 +33,7 @@ class Pool:
         on_back: Callable[[Handle], None] = lambda handle: None,
     ) -> None:
         self._runtime, self._specs, self._start_s, self._limit = runtime, list(specs), start_s, restarts
-        self._on_lost, self._on_back = on_lost, on_back
+        self._on_lost, self.on_back = on_lost, on_back
         self.handles = list(handles)
         self.restarts = [0] * len(handles)
         self._loops: list[Pending] = []
@@ -63,8 +63,15 @@ class Pool:
         return [handle.submit(method, *args) for handle in self.handles]
 
     def call(self, method: str, *args: Any, timeout_s: float) -> list[Any]:
-        """One call on every worker, side by side; results in order."""
-        return gather(self.submit(method, *args), timeout_s)
+        """One call on every worker, side by side; results in order. A worker that dies meanwhile is replaced and asked again, once."""
+        results = []
+        for i, pending in enumerate(self.submit(method, *args)):
+            try:
+                results.append(pending.result(timeout_s))
+            except RoleFailed:
+                self.settle(timeout_s)
+                results.append(self.handles[i].submit(method, *args).result(timeout_s))
+        return results
 
     def stop(self, timeout_s: float) -> None:
         """Asks every loop to end and waits for it; a worker that does not listen is ended."""
@@ -85,7 +92,7 @@ class Pool:
         self.restarts[i] += 1
         self._runtime.stop(self.handles[i])
         self.handles[i] = self._runtime.start([self._specs[i]], self._start_s)[0]
-        self._on_back(self.handles[i])
+        self.on_back(self.handles[i])
         self._loops[i] = self.handles[i].submit("run")
 
 

@@ -87,7 +87,7 @@ def pack(named: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int, dtype: to
 
 def digest(bucket: Bucket) -> str:
     """xxh3-128 of the bytes, as 32 hex digits."""
-    return xxhash.xxh3_128_hexdigest(bucket)
+    return xxhash.xxh3_128_hexdigest(bucket.data)
 
 
 def manifest(layout: Layout, version: int, digests: Iterable[str]) -> WeightManifest:

@@ -26,7 +26,7 @@ from report import emit
 from rayrl.buffer.core import BufferCore
 from rayrl.buffer.scoring import RewardRules
 from rayrl.buffer.service import BufferService
-from rayrl.config.schema import BatchConfig, BufferConfig
+from rayrl.config.schema import BufferConfig
 from rayrl.types import GroupInfo, Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams
 
 PAYLOAD_BYTES = 2**20
@@ -117,7 +117,7 @@ def buffer_seconds(buffer: Any, producer: Any, groups: int, steps: range, *, ado
     for step in steps[:2]:
         admit(step)
     for step in steps:
-        batch = ray.get(buffer.sample.remote(step, 0, 60.0))
+        batch = ray.get(buffer.sample.remote(step, 0, groups, 60.0))
         total += sum(payload.nbytes for payload in ray.get([g.info.payload for g in batch.groups]))
         ray.get(buffer.confirm_trained.remote(step, batch.ordinals))
         if step + 2 in steps:
@@ -135,9 +135,7 @@ def throughput(groups: int, steps: int, rounds: int) -> tuple[dict[str, float], 
     try:
         producer = Producer.remote()
         service = ray.remote(num_cpus=0, max_concurrency=16)(BufferService)
-        buffer = service.remote(
-            BufferConfig(max_staleness=10**6), BatchConfig(groups_per_step=groups), weights={"exact": 1.0}, aggregate=weighted, adopt=adopt
-        )
+        buffer = service.remote(BufferConfig(max_staleness=10**6), weights={"exact": 1.0}, aggregate=weighted, adopt=adopt)
         seconds: dict[str, list[float]] = {"raw": [], "refs": [], "adopted": []}
         for round_ in range(rounds + 1):
             first = 2 * round_ * steps

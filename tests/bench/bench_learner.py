@@ -1,11 +1,13 @@
 """How much of a bare training loop's speed the learner keeps, and what it gains on long-tailed lengths.
 
-``python tests/bench/bench_learner.py [--dtype bfloat16] [--rounds 5] [--threads 1]``: sides take turns in one process, medians
-of tokens per second of processor time are compared, so that other work on the machine counts as little as it can. All sides train the same 4.7 M-parameter model on the same sequences with AdamW:
+``python tests/bench/bench_learner.py [--dtype bfloat16] [--rounds 5] [--threads 1]``. Sides take turns in one process; medians
+of tokens per second of *processor* time are compared, so that other work on the machine counts as little as it can. All sides
+train the same 4.7 M-parameter model on the same sequences, with AdamW and gradient clipping:
 
-- ``bare_torch``: forward, log-softmax over all positions, policy gradient, backward, AdamW; rows padded in arrival order;
+- ``bare_torch``: forward, log-softmax, policy gradient, backward, update; rows padded in arrival order, 64 to a micro-batch;
 - ``bare_deepspeed``: the same loop through a DeepSpeed engine;
-- ``learner``: `DeepSpeedLearner.step` on a `LearnBatch`: fetching, advantages, clipped loss, metrics and all.
+- ``learner``: `DeepSpeedLearner.step` on a `LearnBatch`: fetching, advantages, clipped loss, metrics and all;
+- ``learner_packed``: the same with `learner.packing`.
 """
 
 from __future__ import annotations
@@ -113,6 +115,7 @@ def bare_deepspeed(folder: Path, dtype: torch.dtype) -> Callable[[list[np.ndarra
 def learner(folder: Path, dtype: torch.dtype, *, packing: bool) -> Callable[[list[np.ndarray]], None]:
     config, store = Config(), DictStore()
     config.model.path, config.model.dtype = str(folder), str(dtype).removeprefix("torch.")
+    config.learner.token_budget = MICRO * (PROMPT + 64)
     config.learner.packing, config.learner.cpu_threads = packing, torch.get_num_threads()
     made = DeepSpeedLearner(config, store, rank=0, world_size=1, master_addr="127.0.0.1", master_port=free_port())
     rng, cache = np.random.default_rng(1), {}

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from rayrl.config.schema import Config
 from rayrl.learner.deepspeed import DeepSpeedLearner, DeepSpeedTrainable
 
-STEPS = 3
+STEPS = 2
 
 
 def weights(learner) -> dict[str, torch.Tensor]:

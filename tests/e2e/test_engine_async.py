@@ -25,6 +25,7 @@ from engine_contract import (  # noqa: E402
     test_an_update_whose_bytes_changed_is_refused_and_the_old_weights_stay,  # noqa: F401
     test_every_request_finishes_once_and_carries_a_logprob_and_a_version_for_each_token,  # noqa: F401
     test_ignore_eos_samples_to_the_limit_of_each_request,  # noqa: F401
+    test_scoring_does_not_wait_for_requests_that_fill_the_engine,  # noqa: F401
     weights_of,
 )
 from model_contract import (  # noqa: E402

@@ -23,9 +23,9 @@ from safetensors.torch import load_file  # noqa: E402
 from rayrl.learner.torch import TorchLearner  # noqa: E402
 from rayrl.models import tiny  # noqa: E402
 
-STEPS = 3
+STEPS = 2
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-"""Of weights after three AdamW updates of at most 0.01 each."""
+"""Of weights after two AdamW updates of at most 0.01 each."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_zero_stage_and_ranks_do_not_change_the_update(ranks: int, folder: Path, tmp_path: Path) -> None:
-    base = {"token_budget": 40}
+    base = {"token_budget": 100}
     cases = [{"name": f"z{z}", "config": {**base, "zero_stage": z}} for z in range(4)]
     cases += [
         {"name": "packed", "config": {**base, "zero_stage": 2, "packing": True}},
@@ -124,7 +124,7 @@ def test_bfloat16_gradients_of_many_micro_batches_add_up_in_float32(folder: Path
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_training_continues_bit_for_bit_and_at_another_stage_and_size_too(dtype: str, folder: Path, tmp_path: Path) -> None:
-    base = {"token_budget": 60, "model__dtype": dtype, "ema_decay": 0.5, "algorithm__name": "ppo"}
+    base = {"token_budget": 150, "model__dtype": dtype, "ema_decay": 0.5, "algorithm__name": "ppo" if dtype == "bfloat16" else "grpo"}
     stages = range(4) if dtype == "float32" else (1, 3)
     first = [{"name": f"first{z}", "config": {**base, "zero_stage": z, "save": str(tmp_path / f"half{z}")}} for z in stages]
     whole = [{"name": f"whole{z}", "config": {**base, "zero_stage": z, "steps": 2 * STEPS}} for z in stages]
@@ -137,10 +137,9 @@ def test_training_continues_bit_for_bit_and_at_another_stage_and_size_too(dtype:
         assert all(torch.equal(a[name], b[name]) for name in a), z
         one, two = (json.loads((tmp_path / f"{name}{z}.json").read_text()) for name in ("whole", "resumed"))
         assert one["digest"] == two["digest"]
-        for one_step, two_step in zip(one["reports"][STEPS:], two["reports"], strict=True):
-            assert {k: v for k, v in one_step.items() if k != "learner/tokens_per_s"} == {
-                k: two_step[k] for k in one_step if k != "learner/tokens_per_s"
-            }
+        for report in (*one["reports"], *two["reports"]):
+            del report["learner/tokens_per_s"]
+        assert one["reports"][STEPS:] == two["reports"]
         for part in ("", "ema"):
             a, b = (load_file(tmp_path / f"{name}{z}" / part / "model.safetensors") for name in ("whole", "resumed"))
             assert all(torch.equal(a[name], b[name]) for name in a), (z, part)

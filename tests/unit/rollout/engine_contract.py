@@ -178,3 +178,12 @@ def test_logprobs_has_one_entry_per_predicted_token_and_leaves_running_requests_
     assert scores.shape == (29,) and scores.dtype == np.float32 and (scores <= 0).all()
     done = finish(engine)
     assert {k: r.token_ids.shape for k, r in done.items()} == {k: r.token_ids.shape for k, r in alone.items()}
+
+
+def test_scoring_does_not_wait_for_requests_that_fill_the_engine(engine):
+    engine.add(requests(MAX_RUNNING + 4, ignore_eos=True, max_tokens=100))
+    engine.step()
+    assert engine.logprobs(prompt(2, 20)).shape == (19,)
+    assert engine.num_running == MAX_RUNNING + 4
+    engine.abort([r.id for r in requests(MAX_RUNNING + 4)])
+    assert engine.num_running == 0

@@ -1,5 +1,7 @@
 """Offline tracking needs no account, continues a run under its id, and says nothing on the console."""
 
+import time
+
 import pytest
 
 from rayrl.config.schema import TelemetryConfig
@@ -17,6 +19,7 @@ def test_an_offline_run_is_written_quietly_and_continued_under_its_id(tmp_path, 
     first = WandbSink(TelemetryConfig(wandb="offline"), "run", tmp_path, "run:\n  seed: 3\n")
     first.write(1, 0.0, {"learner/loss": 0.5})
     first.close()
+    time.sleep(1.1)  # wandb names its folders by the second
     second = WandbSink(TelemetryConfig(wandb="offline"), "run", tmp_path, "run:\n  seed: 3\n", run_id=first.run_id)
     second.write(1, 0.0, {"learner/loss": 0.4})  # a resumed run repeats steps
     second.close()
