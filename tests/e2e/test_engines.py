@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "rollout"))
 pytest.register_assert_rewrite("engine_contract", "model_contract")
 
 from engine_contract import *  # noqa: E402, F403
-from engine_contract import MAX_LENGTH, MAX_RUNNING, generate, nano, prompt, requests, save_nano, weights_of  # noqa: E402
+from engine_contract import MAX_LENGTH, MAX_RUNNING, generate, hf_logprobs, nano, prompt, requests, save_nano, weights_of  # noqa: E402
 from model_contract import *  # noqa: E402, F403
 
 from rayrl.config.schema import ModelConfig, RolloutConfig  # noqa: E402
-from rayrl.errors import EnvironmentMissing  # noqa: E402
+from rayrl.errors import EnvironmentMissing, WeightSyncError  # noqa: E402
+from rayrl.models import tiny  # noqa: E402
 from rayrl.protocols import Engine  # noqa: E402
 from rayrl.rollout.select import vllm_obstacle  # noqa: E402
-from rayrl.types import GenerationRequest, SamplingParams  # noqa: E402
+from rayrl.sync.plan import digest, manifest, pack, wire_items  # noqa: E402
+from rayrl.types import GenerationRequest, SamplingParams, WeightUpdate  # noqa: E402
 
 pytestmark = pytest.mark.skipif(bool(vllm_obstacle()), reason=f"vllm cannot run here: {vllm_obstacle()}")
 
@@ -101,3 +105,26 @@ def test_it_may_be_stepped_by_another_thread_than_built_it(engine):
 def test_an_engine_on_cpu_says_that_it_cannot_sleep(engine):
     with pytest.raises(EnvironmentMissing, match="no device memory"):
         engine.sleep()
+
+
+def test_an_output_head_of_its_own_is_updated_too(engine, config, tmp_path):
+    from transformers import Qwen2ForCausalLM
+
+    from rayrl.rollout.vllm import VllmEngine
+
+    def untied(seed: int) -> Qwen2ForCausalLM:
+        settings = nano(0).config
+        settings.tie_word_embeddings = False
+        torch.manual_seed(seed)
+        return Qwen2ForCausalLM(settings).eval()
+
+    untied(0).save_pretrained(tmp_path)
+    tiny.build_tokenizer().save_pretrained(tmp_path)
+    other = VllmEngine(replace(config[0], path=str(tmp_path)), config[1])
+    model, canary = untied(1), prompt(3, 40)
+    buckets, layout = pack(wire_items(model.named_parameters(), tied=False), 1 << 15)
+    assert "lm_head.weight" in [t.name for t in layout.tensors]
+    update = WeightUpdate(manifest(layout, 1, map(digest, buckets)), buckets, canary, hf_logprobs(model, canary))
+    assert other.update_weights(update).canary_gap < 1e-4
+    with pytest.raises(WeightSyncError, match=r"missing lm_head\.weight"):
+        other.update_weights(weights_of(nano(0), 2))

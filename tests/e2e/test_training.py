@@ -126,7 +126,7 @@ def test_a_tool_environment_over_several_turns_trains_on_no_token_that_the_polic
     folder = run(
         "run.steps=1",
         "rollout.engine=vllm",
-        "rollout.env=calculator",
+        "rollout.env=user_code:Parrot",
         "rollout.max_turns=3",
         "model.max_length=200",
         "evaluation.enabled=true",

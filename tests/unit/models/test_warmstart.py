@@ -110,6 +110,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_start_is_a_job_for_rl(tmp_path):
     """Greedy accuracy on unseen problems is 20 to 40 %, and sampling finds the right answer in most groups of eight."""
     rng = random.Random(0)
