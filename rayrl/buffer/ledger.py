@@ -91,9 +91,9 @@ class Ledger:
         """Up to ``count`` tasks in ascending ordinal order, leased to ``worker`` until ``now + lease_s``."""
         self._index[worker] = index
         self._open_shares.discard(index)
-        tasks = []
-        while len(tasks) < count and (share := self._next_share(index)) is not None:
-            ordinal = share.pop()[1]
+        tasks: list[PromptTask] = []
+        while len(tasks) < count and (share := self._next_share(index)) is not None and (top := share.pop()) is not None:
+            ordinal = top[1]
             entry = self._entries[ordinal]
             self._move(entry, OrdinalState.IN_FLIGHT)
             self._leases += 1

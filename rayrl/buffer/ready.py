@@ -58,9 +58,8 @@ class ReadySet:
     def take(self, count: int, last_chance: int) -> list[int]:
         """Removes and returns the first ``count`` groups; those of oldest version ≤ ``last_chance`` precede all others."""
         taken: list[int] = []
-        while len(taken) < count and len(self):
-            top = self._by_age.peek()
-            ordinal = top[1] if top[0][0] <= last_chance else self._by_policy.peek()[1]
+        while len(taken) < count and (oldest := self._by_age.peek()) and (preferred := self._by_policy.peek()):
+            ordinal = oldest[1] if oldest[0][0] <= last_chance else preferred[1]
             taken.append(ordinal)
             self.discard(ordinal)
         return taken

@@ -1,11 +1,14 @@
 """What the replay buffer costs: payload throughput against the bare object store, and cost per operation against its size.
 
-    python tests/bench/bench_buffer.py [--groups 64] [--steps 3] [--rounds 9]
+    python tests/bench/bench_buffer.py [--payload-mib 4] [--rounds 9]
 
-Throughput: a producer process streams 1 MB Arrow batches to this process while this process reads them. Ways: (raw) plain
-`ray.put` references, (refs) the same references through a buffer actor with leases, rewards, sampling and confirmation,
-(adopted) payloads that the buffer comes to own, as in a real run. Ways alternate within a round; a ratio is the median over
-rounds. Per-operation cost: the pure core in this process, garbage collector off.
+Throughput: a producer process streams Arrow batches to this process, 64 MiB a step, while this process reads them. Ways: (raw)
+plain `ray.put` references handed straight to the reader; (relay) the same references through an actor that does nothing but
+hold them, the least that any buffer costs; (refs) through the buffer with leases, rewards, sampling and confirmation;
+(adopted) the same with payloads that the buffer comes to own, as in a real run. Ways alternate within a round; a ratio is the
+median over rounds. 4 MiB is a group of 16 samples of 30,000 tokens; what the buffer costs per group does not depend on its
+bytes, so the ratio falls for small groups (where no run is short of throughput). Per-operation cost: the pure core in this
+process, garbage collector off.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,13 +33,14 @@ from rayrl.buffer.service import BufferService
 from rayrl.config.schema import BufferConfig
 from rayrl.types import GroupInfo, Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams
 
-PAYLOAD_BYTES = 2**20
-CHUNK = 16
-"""Groups that the producer makes between two calls."""
+STEP_BYTES = 64 * 2**20
+CHUNKS = 4
+"""Calls in which the producer hands over the groups of one step."""
 N = 8
 """Samples per group."""
 LENGTHS = np.full(N, 64, dtype=np.int32)
 RECORDS = [[RewardRecord("exact", RewardStatus.SCORED, float(i % 2))] for i in range(N)]
+WAYS = ("raw", "relay", "refs", "adopted")
 
 
 def weighted(components, weights):
@@ -46,8 +51,8 @@ def task(ordinal: int) -> PromptTask:
     return PromptTask(Prompt(ordinal, np.arange(64, dtype=np.int32)), N, SamplingParams())
 
 
-def info(ordinal: int, payload: Any, version: int = 0) -> GroupInfo:
-    return GroupInfo(ordinal, payload, PAYLOAD_BYTES, LENGTHS, LENGTHS, version, version)
+def info(ordinal: int, payload: Any) -> GroupInfo:
+    return GroupInfo(ordinal, payload, 2**20, LENGTHS, LENGTHS, 0, 0)
 
 
 # ---- throughput ----------------------------------------------------------------------------------------------------------
@@ -55,22 +60,37 @@ def info(ordinal: int, payload: Any, version: int = 0) -> GroupInfo:
 
 @ray.remote(num_cpus=0, max_concurrency=8)
 class Producer:
-    def __init__(self) -> None:
-        self._batch = pa.record_batch([pa.array(np.arange(PAYLOAD_BYTES // 8, dtype=np.int64))], names=["x"])
+    def __init__(self, payload_bytes: int) -> None:
+        self._batch = pa.record_batch([pa.array(np.arange(payload_bytes // 8, dtype=np.int64))], names=["x"])
 
     def raw(self, count: int) -> list:
         return [ray.put(self._batch) for _ in range(count)]
 
-    def through(self, buffer: Any, groups: int, me: Any) -> None:
+    def relay(self, holder: Any, count: int) -> None:
+        ray.get(holder.put.remote([ray.put(self._batch) for _ in range(count)]))
+
+    def through(self, buffer: Any, groups: int, chunk: int, me: Any) -> None:
         """``me``: leave tickets for the buffer to adopt; None: put references."""
         while groups > 0:
-            leased = ray.get(buffer.lease_prompts.remote("w", 0, CHUNK, 10.0))
+            leased = ray.get(buffer.lease_prompts.remote("w", 0, chunk, 10.0))
             payloads = [ray.put(self._batch) if me is None else (me, t.prompt.ordinal) for t in leased]
             ray.get(buffer.put_groups.remote("w", [info(t.prompt.ordinal, p) for t, p in zip(leased, payloads, strict=True)]))
             groups -= len(leased)
 
     def hand_over(self, key: int) -> pa.RecordBatch:
         return self._batch
+
+
+@ray.remote(num_cpus=0)
+class Holder:
+    def __init__(self) -> None:
+        self._refs: list = []
+
+    def put(self, refs: list) -> None:
+        self._refs.append(refs)
+
+    def take(self) -> list:
+        return self._refs.pop(0)
 
 
 def adopt(payload: Any) -> Any:
@@ -83,75 +103,89 @@ def adopt(payload: Any) -> Any:
     return ref
 
 
-def raw_seconds(producer: Any, groups: int, steps: int) -> float:
-    """The producer is two chunks ahead, so that putting and getting overlap."""
-    started, total, chunks = time.perf_counter(), 0, groups * steps // CHUNK
-    coming = [producer.raw.remote(CHUNK) for _ in range(2)]
-    for i in range(chunks):
-        total += sum(batch.nbytes for batch in ray.get(ray.get(coming.pop(0))))
-        if i + 2 < chunks:
-            coming.append(producer.raw.remote(CHUNK))
-    seconds = time.perf_counter() - started
-    assert total >= groups * steps * PAYLOAD_BYTES
-    return seconds
+class Stream:
+    """One producer, one buffer, one reader; every method moves ``steps`` steps and returns the seconds it took."""
+
+    def __init__(self, payload_bytes: int, steps: int) -> None:
+        self.groups, self.steps, self.bytes = STEP_BYTES // payload_bytes, steps, steps * STEP_BYTES
+        self._chunk = max(1, self.groups // CHUNKS)
+        self._producer, self._holder = Producer.remote(payload_bytes), Holder.remote()
+        config = BufferConfig(max_staleness=10**6, max_bytes=2**62)
+        service = ray.remote(num_cpus=0, max_concurrency=16)(BufferService)
+        self._buffer = service.remote(config, weights={"exact": 1.0}, aggregate=weighted, adopt=adopt)
+        self._step = 0
+
+    def seconds(self, way: str) -> float:
+        started = time.perf_counter()
+        read = {"raw": self._raw, "relay": self._relay}.get(way) or (lambda: self._buffered(adopted=way == "adopted"))
+        read_bytes = read()
+        seconds = time.perf_counter() - started
+        assert read_bytes >= self.bytes
+        return seconds
+
+    def _raw(self) -> int:
+        """The producer is two chunks ahead, so that putting and getting overlap."""
+        return self._read(lambda: self._producer.raw.remote(self._chunk), ray.get)
+
+    def _relay(self) -> int:
+        def taken(put: Any) -> list:
+            ray.get(put)
+            return ray.get(self._holder.take.remote())
+
+        return self._read(lambda: self._producer.relay.remote(self._holder, self._chunk), taken)
+
+    def _read(self, ask: Callable[[], Any], refs_of: Callable[[Any], list]) -> int:
+        total, left = 0, self.groups * self.steps // self._chunk
+        coming = [ask() for _ in range(2)]
+        while coming:
+            total += sum(batch.nbytes for batch in ray.get(refs_of(coming.pop(0))))
+            left -= 1
+            if left >= 2:
+                coming.append(ask())
+        return total
+
+    def _buffered(self, *, adopted: bool) -> int:
+        """The driver admits two steps ahead; a thread scores; this thread samples, reads and confirms."""
+        buffer, groups, first = self._buffer, self.groups, self._step
+        self._step += self.steps
+        count, total = groups * self.steps, 0
+
+        def score() -> None:
+            left = count
+            while left > 0:
+                leased = ray.get(buffer.lease_unscored.remote("s", "verifiers", groups, 10.0))
+                ray.get(buffer.put_rewards.remote("s", {i.ordinal: RECORDS for i in leased}))
+                left -= len(leased)
+
+        def admit(step: int) -> None:
+            buffer.admit.remote([task(step * groups + i) for i in range(groups)])
+
+        producing = self._producer.through.remote(buffer, count, self._chunk, self._producer if adopted else None)
+        scoring = threading.Thread(target=score)
+        scoring.start()
+        admit(first)
+        admit(first + 1)
+        for step in range(first, first + self.steps):
+            batch = ray.get(buffer.sample.remote(step, 0, groups, 60.0))
+            total += sum(payload.nbytes for payload in ray.get([g.info.payload for g in batch.groups]))
+            ray.get(buffer.confirm_trained.remote(step, batch.ordinals))
+            if step + 2 < first + self.steps:
+                admit(step + 2)
+        scoring.join(timeout=60)
+        ray.get(producing, timeout=60)
+        return total
 
 
-def buffer_seconds(buffer: Any, producer: Any, groups: int, steps: range, *, adopted: bool) -> float:
-    """The driver admits two steps ahead; a thread scores; this thread samples, reads and confirms."""
-    count, total = groups * len(steps), 0
-
-    def score() -> None:
-        left = count
-        while left > 0:
-            leased = ray.get(buffer.lease_unscored.remote("s", "verifiers", groups, 10.0))
-            ray.get(buffer.put_rewards.remote("s", {i.ordinal: RECORDS for i in leased}))
-            left -= len(leased)
-
-    def admit(step: int) -> None:
-        buffer.admit.remote([task(step * groups + i) for i in range(groups)])
-
-    started = time.perf_counter()
-    producing = producer.through.remote(buffer, count, producer if adopted else None)
-    scoring = threading.Thread(target=score)
-    scoring.start()
-    for step in steps[:2]:
-        admit(step)
-    for step in steps:
-        batch = ray.get(buffer.sample.remote(step, 0, groups, 60.0))
-        total += sum(payload.nbytes for payload in ray.get([g.info.payload for g in batch.groups]))
-        ray.get(buffer.confirm_trained.remote(step, batch.ordinals))
-        if step + 2 in steps:
-            admit(step + 2)
-    seconds = time.perf_counter() - started
-    scoring.join(timeout=60)
-    ray.get(producing, timeout=60)
-    assert total >= count * PAYLOAD_BYTES
-    return seconds
-
-
-def throughput(groups: int, steps: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def throughput(payload_mib: int, steps: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios to the bare store, and MB/s of each way."""
     ray.init(num_cpus=2, object_store_memory=500 * 2**20, include_dashboard=False, log_to_driver=False)
     try:
-        producer = Producer.remote()
-        service = ray.remote(num_cpus=0, max_concurrency=16)(BufferService)
-        buffer = service.remote(BufferConfig(max_staleness=10**6), weights={"exact": 1.0}, aggregate=weighted, adopt=adopt)
-        seconds: dict[str, list[float]] = {"raw": [], "refs": [], "adopted": []}
-        for round_ in range(rounds + 1):
-            first = 2 * round_ * steps
-            now = {
-                "refs": buffer_seconds(buffer, producer, groups, range(first, first + steps), adopted=False),
-                "raw": raw_seconds(producer, groups, steps),
-                "adopted": buffer_seconds(buffer, producer, groups, range(first + steps, first + 2 * steps), adopted=True),
-            }
-            if round_:  # the first one warms processes and pages
-                for way, value in now.items():
-                    seconds[way].append(value)
+        stream = Stream(payload_mib * 2**20, steps)
+        measured = [{way: stream.seconds(way) for way in WAYS} for _ in range(rounds + 1)][1:]  # the first round warms processes and pages
     finally:
         ray.shutdown()
-    ratios = {way: statistics.median(r / s for r, s in zip(seconds["raw"], seconds[way], strict=True)) for way in ("refs", "adopted")}
-    megabytes = groups * steps * PAYLOAD_BYTES / 1e6
-    return ratios, {way: round(megabytes / statistics.median(values), 1) for way, values in seconds.items()}
+    ratios = {way: statistics.median(m["raw"] / m[way] for m in measured) for way in WAYS[1:]}
+    return ratios, {way: round(stream.bytes / 1e6 / statistics.median(m[way] for m in measured), 1) for way in WAYS}
 
 
 # ---- cost per operation --------------------------------------------------------------------------------------------------
@@ -207,22 +241,20 @@ def operation_cost(rounds: int) -> tuple[float, dict[str, dict[str, float]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--groups", type=int, default=64, help="groups of 1 MB per step")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--payload-mib", type=int, default=4, help="size of one group")
     parser.add_argument("--steps", type=int, default=3, help="steps per round")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     growth, micro = operation_cost(min(args.rounds, 3))
-    ratios, rates = throughput(args.groups, args.steps, args.rounds)
+    ratios, rates = throughput(args.payload_mib, args.steps, args.rounds)
     ok = emit(
         "buffer",
-        {"throughput_refs": ratios["refs"], "throughput_adopted": ratios["adopted"], "cost_1e5_over_1e3": growth},
+        {f"throughput_{way}": ratio for way, ratio in ratios.items()} | {"cost_1e5_over_1e3": growth},
         {"throughput_refs": (">=", 0.8), "cost_1e5_over_1e3": ("<=", 1.5)},
         megabytes_per_s=rates,
         microseconds_per_operation=micro,
-        groups=args.groups,
-        steps=args.steps,
-        rounds=args.rounds,
+        **vars(args),
     )
     return 0 if ok else 1
 

@@ -117,8 +117,8 @@ def run_rayrl(run: Path, folder: Path, prompts: Path, lengths: Path, steps: int,
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
     command = [sys.executable, "-m", "rayrl", "train", str(recipe), "--profile", "cpu", "model.dtype=bfloat16", *overrides]
     subprocess.run(command, check=True, timeout=LIMIT_S, env=environment)
-    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["step"] > SKIPPED and "run/step_s" in row]
-    return sum(row["run/tokens_per_s"] * row["run/step_s"] for row in rows) / sum(row["run/step_s"] for row in rows)
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["step"] > SKIPPED and "step/total_s" in row]
+    return sum(row["step/tokens_per_s"] * row["step/total_s"] for row in rows) / sum(row["step/total_s"] for row in rows)
 
 
 def settings(run: Path, folder: Path, prompts: Path, lengths: Path, steps: int, staleness: int) -> dict:

@@ -1,15 +1,19 @@
 """How much of bare vLLM's speed is left when a rollout worker drives it: leases, episodes, Arrow batches and publishing included.
 
-Both sides run in this process with the same model, engine arguments and sampling parameters, taking turns; the ratio of
-neighbouring turns is robust against a busy machine.  Run: ``python tests/bench/bench_rollout.py [rounds]``
+Both sides run in this process with the same model, engine arguments and sampling parameters, taking turns in
+alternating order; the ratio is the median over neighbouring turns. CPU time is shown too: it hardly feels a busy machine.
+
+    python tests/bench/bench_rollout.py [rounds]
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -75,7 +79,7 @@ def tasks(round_: int) -> list[PromptTask]:
     return [PromptTask(p, SAMPLES, SAMPLING) for p in prompts]
 
 
-def main(rounds: int) -> None:
+def main(rounds: int) -> bool:
     encode([])
     folder = tiny.save(tempfile.mkdtemp(prefix="rayrl-bench-"), tiny.BENCH, dtype=torch.bfloat16)
     model = ModelConfig(path=str(folder), dtype="bfloat16", max_length=128)
@@ -89,33 +93,41 @@ def main(rounds: int) -> None:
     worker = RolloutWorker("rollout-0", 0, engine, buffer, MemoryStore(), decode=tokenizer.decode, max_length=128, max_running=256)
     thread = threading.Thread(target=worker.run)
     thread.start()
-    times: dict[str, list[float]] = {"bare": [], "rayrl": []}
+
+    def run_bare(work: list[PromptTask]) -> None:
+        inputs = [{"prompt_token_ids": t.prompt.token_ids.tolist()} for t in work for _ in range(SAMPLES)]
+        outputs = bare.generate(inputs, vllm_bridge.sampling(SAMPLING), use_tqdm=False)
+        assert sum(len(o.outputs[0].token_ids) for o in outputs) == PROMPTS * SAMPLES * TOKENS
+
+    sides: dict[str, Callable[[list[PromptTask]], None]] = {"bare": run_bare, "rayrl": buffer.serve}
+    wall: dict[str, list[float]] = {name: [] for name in sides}
+    cpu: dict[str, list[float]] = {name: [] for name in sides}
     try:
         for i in range(rounds + 1):
             work = tasks(i)
-            started = time.perf_counter()
-            inputs = [{"prompt_token_ids": t.prompt.token_ids.tolist()} for t in work for _ in range(SAMPLES)]
-            outputs = bare.generate(inputs, vllm_bridge.sampling(SAMPLING), use_tqdm=False)
-            assert sum(len(o.outputs[0].token_ids) for o in outputs) == PROMPTS * SAMPLES * TOKENS
-            middle = time.perf_counter()
-            buffer.serve(work)
-            if i:  # the first round warms both sides up
-                times["bare"].append(middle - started)
-                times["rayrl"].append(time.perf_counter() - middle)
+            for name in sorted(sides, reverse=bool(i % 2)):
+                started, cpu_started = time.perf_counter(), time.process_time()
+                sides[name](work)
+                if i:  # the first round warms both sides up
+                    wall[name].append(time.perf_counter() - started)
+                    cpu[name].append(time.process_time() - cpu_started)
     finally:
         worker.stop()
         thread.join(60)
     count = PROMPTS * SAMPLES * TOKENS
-    pairs = [b / r for b, r in zip(times["bare"], times["rayrl"], strict=True)]
-    emit(
+    pairs = [b / r for b, r in zip(wall["bare"], wall["rayrl"], strict=True)]
+    return emit(
         "rollout",
-        {"throughput_of_bare_vllm": float(np.median(pairs))},
+        {
+            "throughput_of_bare_vllm": statistics.median(pairs),
+            "cpu_of_bare_vllm": statistics.median(cpu["rayrl"]) / statistics.median(cpu["bare"]),
+        },
         {"throughput_of_bare_vllm": (">=", TARGET)},
         pairs=[round(p, 3) for p in pairs],
-        bare_tokens_per_s=round(count / float(np.median(times["bare"]))),
-        rayrl_tokens_per_s=round(count / float(np.median(times["rayrl"]))),
+        bare_tokens_per_s=round(count / statistics.median(wall["bare"])),
+        rayrl_tokens_per_s=round(count / statistics.median(wall["rayrl"])),
     )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    sys.exit(0 if main(int(sys.argv[1]) if len(sys.argv) > 1 else 8) else 1)

@@ -40,7 +40,7 @@ def test_an_engine_that_computes_something_else_is_refused(gap):
 def test_an_update_that_reached_no_layer_is_refused():
     check = WeightCheck(10.0)
     check.accept(update(1, "a", [-1.0]), [report(1, "a", [-1.0])])
-    with pytest.raises(WeightSyncError, match="reached no layer|did not"):
+    with pytest.raises(WeightSyncError, match="the engine's did not"):
         check.accept(update(2, "b", [-1.5]), [report(2, "b", [-1.0], 0.5)])
 
 
