@@ -17,7 +17,8 @@ from typing import Any
 import xxhash
 
 from rayrl.errors import CheckpointError
-from rayrl.run_folder import RunFolder, storage_error
+from rayrl.run_folder import RunFolder
+from rayrl.telemetry.files import storage_errors
 
 STATE, MANIFEST, LEARNER = "state.json", "manifest.json", "learner"
 
@@ -31,19 +32,19 @@ def commit(folder: RunFolder, step: int, state: Mapping[str, Any], save_learner:
     work = place.with_suffix(".part")
     shutil.rmtree(work, ignore_errors=True)
     try:
-        (work / LEARNER).mkdir(parents=True)
-        save_learner(work / LEARNER)
-        (work / STATE).write_text(json.dumps(state), encoding="utf-8")
-        files = {str(p.relative_to(work)): _fingerprint(p) for p in sorted(work.rglob("*")) if p.is_file()}
-        (work / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
-        for path in [p for p in work.rglob("*") if p.is_file()] + [work]:
-            _flush(path)
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(work, place)
-        _flush(folder.checkpoints)
-    except OSError as e:
+        with storage_errors(place):
+            (work / LEARNER).mkdir(parents=True)
+            save_learner(work / LEARNER)
+            (work / STATE).write_text(json.dumps(state), encoding="utf-8")
+            files = {str(p.relative_to(work)): _fingerprint(p) for p in sorted(work.rglob("*")) if p.is_file()}
+            (work / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
+            for path in [p for p in work.rglob("*") if p.is_file()] + [work]:
+                _flush(path)
+            shutil.rmtree(place, ignore_errors=True)
+            os.replace(work, place)
+            _flush(folder.checkpoints)
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        raise storage_error(place, e) from e
     for old in commits(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return place

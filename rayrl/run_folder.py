@@ -12,15 +12,14 @@ logs/<role>.log, crash.json        what every process said; the first failure
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rayrl.errors import StorageError
+from rayrl.telemetry.files import replace_atomically, storage_errors
 
 
 @dataclass(frozen=True)
@@ -35,14 +34,12 @@ class RunFolder:
             raise StorageError(
                 f"{path} already holds a run", f"go on with `rayrl resume {path}`, or choose another name with run.name=NAME"
             )
-        try:
+        with storage_errors(folder.path):
             for sub in (folder.path, folder.logs, folder.rollouts, folder.checkpoints):
                 sub.mkdir(parents=True, exist_ok=True)
             probe = folder.path / ".writable"
             probe.write_bytes(b"x" * 4096)
             probe.unlink()
-        except OSError as e:
-            raise storage_error(folder.path, e) from e
         return folder
 
     @property
@@ -79,16 +76,4 @@ class RunFolder:
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Whole or not at all: a reader never sees half a file."""
-        part = path.with_suffix(path.suffix + ".part")
-        try:
-            part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, path)
-        except OSError as e:
-            raise storage_error(path, e) from e
-
-
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """An `OSError` on the run folder, said so that a person knows what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"no space left while writing {path}", "free space or set run.dir to another disk, then `rayrl resume`")
-    return StorageError(f"cannot write {path}: {error.strerror or error}", "set run.dir to a folder that you may write")
+        replace_atomically(path, lambda part: part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))

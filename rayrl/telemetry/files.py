@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"no space left while writing {path}", "free space or move run.dir, then `rayrl resume`") from error
         raise StorageError(f"cannot write {path}: {error.strerror or error}", "free space, fix the permissions, or move run.dir") from error
 
 
