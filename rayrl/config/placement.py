@@ -106,7 +106,8 @@ def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
     engine_threads = max(1, config.rollout.cpu_threads)
     free = max(1, cpus - engines * engine_threads) if asynchronous else cpus
     learner_threads = 1 if config.run.deterministic else config.learner.cpu_threads or max(1, free // ranks)
-    reference_threads = config.reference.cpu_threads or max(1, free // max(1, references))
+    beside = engines * engine_threads if asynchronous else cpus
+    reference_threads = config.reference.cpu_threads or max(1, beside // max(1, references))
     wanted = [("rollout", engines, engine_threads), ("learner", ranks, learner_threads), ("reference", references, reference_threads)]
     share = min(1.0, cpus / sum(count * threads for _, count, threads in wanted))
     separate = config.placement.pin and asynchronous and config.placement.nodes == 1 and len(cores) > engines * engine_threads
@@ -122,9 +123,14 @@ def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
 
 
 def _pin(name: str, index: int, engine_threads: int, engines: int, cores: list[int]) -> tuple[int, ...]:
-    """Engines take the first cores, one set each; learner ranks and reference share the rest."""
+    """Engines take the first cores, one set each; learner ranks have the rest to themselves.
+
+    The reference works beside the engines: generation leaves them room, while the learner is what bounds a step.
+    """
     if name == "rollout":
         return tuple(cores[index * engine_threads : (index + 1) * engine_threads])
+    if name == "reference":
+        return tuple(cores[: engines * engine_threads])
     return tuple(cores[engines * engine_threads :])
 
 

@@ -66,6 +66,12 @@ def test_asynchronous_roles_get_cores_of_their_own_from_those_that_may_be_used()
     assert roles["learner"].threads == 2
 
 
+def test_an_asynchronous_reference_works_on_the_engines_cores_because_the_learner_is_the_bottleneck():
+    roles = by_name(config(buffer__max_staleness=1, algorithm__kl__coef=0.1), 4, 0, cores=[3, 5, 7, 9])
+    assert roles["reference"].cores == roles["rollout"].cores == ((3,),) and roles["reference"].threads == 1
+    assert roles["learner"].cores == ((5, 7, 9),)
+
+
 def test_nothing_is_pinned_where_no_core_would_be_left_or_where_it_is_not_wanted():
     assert not by_name(config(buffer__max_staleness=1), 1, 0)["learner"].cores
     assert not by_name(config(buffer__max_staleness=1, placement__pin=False), 4, 0)["learner"].cores
