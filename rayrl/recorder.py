@@ -138,7 +138,8 @@ class Recorder:
         done = self._history["evaluations"]
         if len(done) >= 2:
             first, last = done[0], done[-1]
-            self._console.before_after({"all": first["accuracy"]} | first["by_task"], {"all": last["accuracy"]} | last["by_task"])
+            before, after = ({"all": e["accuracy"]} | e["by_task"] if len(e["by_task"]) > 1 else e["by_task"] for e in (first, last))
+            self._console.before_after(before, after)
             self._console.samples(f"before, step {first['step']}", first["samples"])
             self._console.samples(f"after, step {last['step']}", last["samples"])
         path = self._folder.path
