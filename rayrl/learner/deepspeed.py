@@ -210,6 +210,7 @@ def engine_settings(config: Config, parameters: int) -> dict[str, Any]:
         "gradient_clipping": learner.optim.grad_clip if stage else 0.0,
         "bf16": {"enabled": bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",  # else ranks would add up rounded gradients in bfloat16
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -1,4 +1,4 @@
-"""Real Ray for the tests of this folder: one small local session, shared."""
+"""Real Ray for the tests of this folder: one small local session per module, gone before others start their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rayrl.config.schema import DeadlinesConfig, PlacementConfig
 from rayrl.runtime.ray_runtime import RayRuntime
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_runtime(tmp_path_factory):
     logs = tmp_path_factory.mktemp("logs")
     runtime = RayRuntime(

@@ -53,11 +53,9 @@ def run(rank: int, ranks: int, port: int, model: str, out: str, case: dict) -> N
     learner.save_pretrained(Path(out) / case["name"])
     if rank == 0:
         save_file(state, Path(out) / f"{case['name']}.safetensors")
-        (Path(out) / f"{case['name']}.json").write_text(
-            json.dumps(
-                {"reports": reports, "canary": update.canary_logprobs.tolist(), "tensors": [t.name for t in update.manifest.tensors]}
-            )
-        )
+        tensors = [t.name for t in update.manifest.tensors]
+        seen = {"reports": reports, "canary": update.canary_logprobs.tolist(), "tensors": tensors, "digest": update.manifest.digest}
+        (Path(out) / f"{case['name']}.json").write_text(json.dumps(seen))
     else:
         assert update is None
 
