@@ -201,10 +201,10 @@ class Run(AbstractContextManager["Run"]):
 
     def _patience(self, outstanding: Mapping[str, int]) -> Deadline:
         """For whom the driver waits now, and for how long without any progress."""
-        limits = self.config.deadlines
+        deadlines = self.config.deadlines
         if outstanding["unscored"] and not outstanding["in_flight"]:
-            return Deadline("score_s", "driver", "the verifiers", limits.score_s)
-        return Deadline("generate_s", "driver", "the rollout workers", limits.generate_s)
+            return Deadline("score_s", "driver", "the verifiers", deadlines.score_s)
+        return Deadline("generate_s", "driver", "the rollout workers", deadlines.generate_s)
 
     def _refill_left(self) -> int:
         return int(self.config.buffer.max_refill * self.config.batch.groups_per_step) - self._admitted
