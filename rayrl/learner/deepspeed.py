@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,10 @@ from rayrl.protocols import Store
 
 # DeepSpeed looks for its accelerator when it is imported, and warns where it finds none.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+# The small C++ operation that it compiles at first use belongs to this environment: two environments that share torch's default
+# cache would rebuild it for each other, under one lock, at every start.
+if os.access(sys.prefix, os.W_OK):
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 import deepspeed
 from deepspeed.utils import (
     safe_get_full_fp32_param,

@@ -36,6 +36,8 @@ from rayrl.types import GroupInfo, Prompt, PromptTask, RewardRecord, RewardStatu
 STEP_BYTES = 64 * 2**20
 CHUNKS = 4
 """Calls in which the producer hands over the groups of one step."""
+LANES = 2
+"""Chunks under way at once, so that the producer copies while its calls are answered; the raw way is two chunks ahead, too."""
 N = 8
 """Samples per group."""
 LENGTHS = np.full(N, 64, dtype=np.int32)
@@ -69,12 +71,12 @@ class Producer:
     def relay(self, holder: Any, count: int) -> None:
         ray.get(holder.put.remote([ray.put(self._batch) for _ in range(count)]))
 
-    def through(self, buffer: Any, groups: int, chunk: int, me: Any) -> None:
+    def through(self, buffer: Any, lane: int, groups: int, chunk: int, me: Any) -> None:
         """``me``: leave tickets for the buffer to adopt; None: put references."""
         while groups > 0:
-            leased = ray.get(buffer.lease_prompts.remote("w", 0, chunk, 10.0))
+            leased = ray.get(buffer.lease_prompts.remote(f"w{lane}", lane, min(chunk, groups), 10.0))
             payloads = [ray.put(self._batch) if me is None else (me, t.prompt.ordinal) for t in leased]
-            ray.get(buffer.put_groups.remote("w", [info(t.prompt.ordinal, p) for t, p in zip(leased, payloads, strict=True)]))
+            ray.get(buffer.put_groups.remote(f"w{lane}", [info(t.prompt.ordinal, p) for t, p in zip(leased, payloads, strict=True)]))
             groups -= len(leased)
 
     def hand_over(self, key: int) -> pa.RecordBatch:
@@ -124,7 +126,6 @@ class Stream:
         return seconds
 
     def _raw(self) -> int:
-        """The producer is two chunks ahead, so that putting and getting overlap."""
         return self._read(lambda: self._producer.raw.remote(self._chunk), ray.get)
 
     def _relay(self) -> int:
@@ -136,11 +137,11 @@ class Stream:
 
     def _read(self, ask: Callable[[], Any], refs_of: Callable[[Any], list]) -> int:
         total, left = 0, self.groups * self.steps // self._chunk
-        coming = [ask() for _ in range(2)]
+        coming = [ask() for _ in range(LANES)]
         while coming:
             total += sum(batch.nbytes for batch in ray.get(refs_of(coming.pop(0))))
             left -= 1
-            if left >= 2:
+            if left >= LANES:
                 coming.append(ask())
         return total
 
@@ -160,7 +161,8 @@ class Stream:
         def admit(step: int) -> None:
             buffer.admit.remote([task(step * groups + i) for i in range(groups)])
 
-        producing = self._producer.through.remote(buffer, count, self._chunk, self._producer if adopted else None)
+        me = self._producer if adopted else None
+        producing = [self._producer.through.remote(buffer, lane, count // LANES, self._chunk, me) for lane in range(LANES)]
         scoring = threading.Thread(target=score)
         scoring.start()
         admit(first)
