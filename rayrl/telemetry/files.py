@@ -17,9 +17,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"no space left while writing {path}", "free space or move run.dir, then `rayrl resume`") from error
-        raise StorageError(f"cannot write {path}: {error.strerror or error}", "free space, fix the permissions, or move run.dir") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free space or move run.dir, then `rayrl resume`" if full else "fix the permissions, or move run.dir"
+        raise StorageError(f"cannot write {path}: {error.strerror or error}", hint) from error
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:

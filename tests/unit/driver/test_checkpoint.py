@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_older_commit_intact(folder):
         (path / "half").write_bytes(b"x")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(StorageError, match="no space left") as caught:
+    with pytest.raises(StorageError, match="No space left") as caught:
         checkpoint.commit(folder, 2, {}, full, keep=1)
     assert "free space" in caught.value.hint
     assert checkpoint.latest(folder).name == "step-000001" and not list(folder.checkpoints.glob("*.part"))
