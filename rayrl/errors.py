@@ -95,6 +95,12 @@ class NothingToLearn(RayrlError):
     exit_code = 13
 
 
+class Diverged(RayrlError):
+    """A loss or gradient that is not a finite number: the weights of this step are lost, those of the last commit are not."""
+
+    exit_code = 14
+
+
 class Interrupted(RayrlError):
     """Ctrl-C or SIGTERM: the run drained, saved and stopped."""
 

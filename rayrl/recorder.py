@@ -148,7 +148,7 @@ class Recorder:
                 "metrics": str(self._folder.metrics),
                 "trajectories": f"{self._folder.rollouts}/*.parquet",
                 "timeline": f"{self._folder.spans} (open in ui.perfetto.dev)",
-                "policy": str(self._folder.policy),
+                "policy": str(self._folder.policy) if self._config.checkpoint.export else "not exported (checkpoint.export=false)",
                 "wandb": f"wandb sync {path}/wandb/offline-run-*"
                 if self._config.telemetry.wandb == "offline"
                 else self._config.telemetry.wandb,

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from datetime import timedelta
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,10 +27,6 @@ from rayrl.protocols import Store
 
 # DeepSpeed looks for its accelerator when it is imported, and warns where it finds none.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-# The small C++ operation that it compiles at first use belongs to this environment: two environments that share torch's default
-# cache would rebuild it for each other, under one lock, at every start.
-if os.access(sys.prefix, os.W_OK):
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 import deepspeed
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -43,6 +37,9 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 
+# Its shared-memory operation is for inference; compiling it at first use needs a compiler, and waits without limit for the lock
+# of a process that died while it compiled.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
@@ -54,7 +51,7 @@ class DeepSpeedLearner(LearnerBase):
     """One rank of a data-parallel group; rank 0's host and a free port of it are where the ranks meet."""
 
     def __init__(self, config: Config, store: Store, *, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
-        """Joins the group and loads the networks. Blocks until all ranks are there, at most `deadlines.start_s`."""
+        """Joins the group and loads the networks. Waits for the other ranks, here and later, at most `deadlines.learn_s`."""
         device = set_up_torch(config)
         os.environ |= {
             "RANK": str(rank),

@@ -30,13 +30,13 @@ def load_policy(config: ModelConfig, *, path: str | None = None, attention: str 
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    path = path or config.path
+    path, dtype = path or config.path, compute_dtype(config)
     if is_local(path) and not (Path(path).expanduser() / "config.json").is_file():
         raise ModelError(f"{path} holds no model: there is no config.json", nearest_files(Path(path).expanduser()))
     logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=compute_dtype(config), attn_implementation=attention, trust_remote_code=config.trust_remote_code
+            path, dtype=dtype, attn_implementation=attention, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # transformers raises OSError, ValueError, and whatever its parsers raise
         raise ModelError(

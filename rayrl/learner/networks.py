@@ -17,18 +17,24 @@ from rayrl.models.heads import ValueNet
 
 
 def set_up_torch(config: Config) -> torch.device:
-    """Seed, threads and determinism of this process as configured; returns the device to train on."""
+    """Seed, threads and determinism of a learner process as configured; returns the device to train on."""
     torch.manual_seed(config.run.seed)
-    if torch.cuda.is_available():
-        device = torch.device("cuda", torch.cuda.current_device())
-    else:
-        device = torch.device("cpu")
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(config.learner.cpu_threads or max(1, cores // config.learner.ranks))
     if config.run.deterministic:
-        torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
-    return device
+    return choose_device(1 if config.run.deterministic else config.learner.cpu_threads, config.learner.ranks)
+
+
+def choose_device(threads: int, processes: int) -> torch.device:
+    """The GPU of this process if it has one, else the CPU with so many torch ``threads``.
+
+    0 threads keep what the process was started with (OMP_NUM_THREADS), or divide the cores by ``processes``.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if threads or "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(threads or max(1, cores // processes))
+    return torch.device("cpu")
 
 
 def build_networks(config: Config) -> tuple[PolicyNet, ValueNet | None, Any]:

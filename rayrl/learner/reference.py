@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,6 +17,7 @@ from rayrl.data import arrow, packing
 from rayrl.learner.attention import PACKED
 from rayrl.learner.forward import PolicyNet, build_inputs
 from rayrl.learner.loading import load_policy
+from rayrl.learner.networks import choose_device
 from rayrl.learner.rows import REFERENCE_COLUMN
 from rayrl.protocols import Store
 from rayrl.types import GroupInfo
@@ -30,14 +30,8 @@ class ReferenceModel:
         """Loads `reference.path`, or where it is null `model.path`. Raises `ModelError`."""
         self._store, self._timeout_s = store, config.deadlines.call_s
         self._budget, self._packed = config.reference.token_budget, config.learner.packing
-        if torch.cuda.is_available():
-            self._device = torch.device("cuda", torch.cuda.current_device())
-        else:
-            self._device = torch.device("cpu")
-            cores = len(os.sched_getaffinity(0))
-            torch.set_num_threads(
-                1 if config.run.deterministic else config.reference.cpu_threads or max(1, cores // config.reference.actors)
-            )
+        threads = 1 if config.run.deterministic else config.reference.cpu_threads
+        self._device = choose_device(threads, config.reference.actors)
         attention = PACKED if self._packed else config.learner.attention
         model = load_policy(config.model, path=config.reference.path, attention=attention)
         net = PolicyNet(model, temperature=config.rollout.sampling.temperature)

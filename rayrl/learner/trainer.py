@@ -9,6 +9,7 @@ training forward itself, detached; only several updates under an off-policy corr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from rayrl.algorithms import correction, kl, losses, metrics, reductions, registry, values
 from rayrl.config.schema import Config
-from rayrl.errors import ConfigError
+from rayrl.errors import ConfigError, Diverged
 from rayrl.learner.credit import Credit, assign
 from rayrl.learner.ema import Ema
 from rayrl.learner.group import Group
@@ -118,18 +119,25 @@ class Trainer:
                 self._critic_pass(micro, inputs, rows, old_values, assigned, minibatch.tokens, tally)
             tally.add("one", {"learner/processed": torch.tensor(inputs.processed_tokens if micro else 0)})
         optim = self._config.learner.optim
-        norm = self.policy.update(learning_rate(optim, optim.lr, self.updates, self._total_updates))
-        # Every rank knows the same norm, so its share of the mean is one rank's part.
-        tally.add("update", {"learner/grad_norm": torch.tensor(norm / self._group.size)})
+        self._apply(self.policy, optim.lr, "learner/grad_norm", tally)
         if self._ema:
             self._ema.update()
         if self.critic:
-            norm = self.critic.update(learning_rate(optim, optim.critic_lr, self.updates, self._total_updates))
-            tally.add("update", {"value/grad_norm": torch.tensor(norm / self._group.size)})
+            self._apply(self.critic, optim.critic_lr, "value/grad_norm", tally)
         self.updates += 1
         tally.counts["update"] += 1
         tally.counts["token"] += minibatch.tokens
         tally.counts["first"] = tally.counts["first"] or minibatch.tokens
+
+    def _apply(self, net: Trainable, peak: float, metric: str, tally: Tally) -> None:
+        norm = net.update(learning_rate(self._config.learner.optim, peak, self.updates, self._total_updates))
+        if not math.isfinite(norm):
+            raise Diverged(
+                f"{metric} is {norm} in optimiser update {self.updates}",
+                "resume from the last commit with a smaller learner.optim.lr; look at mismatch/* and policy/ratio_max before it",
+            )
+        # Every rank knows the same norm, so its part of the sum is one rank's share.
+        tally.add("update", {metric: torch.tensor(norm / self._group.size)})
 
     def _policy_pass(
         self, micro: list[int], inputs: Any, rows: Rows, prox: Tensor | None, assigned: Credit, denominator: float, tally: Tally

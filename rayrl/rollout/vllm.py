@@ -28,11 +28,13 @@ class VllmEngine:
         bridge.prepare_environment(in_process=True, compile_model=not rollout.enforce_eager)
         import torch
         from vllm import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._torch, self._threads, self._thread = torch, rollout.cpu_threads, 0
         self._enter_thread()
-        self._llm = LLMEngine.from_engine_args(EngineArgs(**bridge.engine_arguments(model, rollout, seed=seed, cpu=True)))
+        arguments = EngineArgs(**bridge.engine_arguments(model, rollout, seed=seed, cpu=True))
+        self._llm = LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)  # the context sets vLLM's tokens per step: throughput
         self._max_length = model.max_length
         self._shapes = bridge.expected_shapes(model)
         self._version = 0

@@ -44,6 +44,7 @@ class AsyncVllmEngine:
         bridge.prepare_environment(in_process=False, compile_model=not rollout.enforce_eager)
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._on_cpu = current_platform.is_cpu()
@@ -60,7 +61,9 @@ class AsyncVllmEngine:
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
 
         async def start() -> AsyncLLM:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_sleep_mode=not self._on_cpu))
+            return AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**arguments, enable_sleep_mode=not self._on_cpu), usage_context=UsageContext.LLM_CLASS
+            )
 
         self._llm = self._wait(start(), "starting")
         self._wait(self._llm.update_weight_version("0"), "setting the first weight version")

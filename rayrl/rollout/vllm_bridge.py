@@ -91,6 +91,7 @@ def sampling(params: SamplingParams) -> vllm.SamplingParams:
         flat_logprobs=True,
         detokenize=bool(params.stop),
         include_stop_str_in_output=True,
+        skip_clone=True,  # made for one request: vLLM need not copy it
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

@@ -2,13 +2,15 @@
 
     python tests/bench/bench_buffer.py [--payload-mib 4] [--rounds 9]
 
-Throughput: a producer process streams Arrow batches to this process, 64 MiB a step, while this process reads them. Ways: (raw)
-plain `ray.put` references handed straight to the reader; (relay) the same references through an actor that does nothing but
-hold them, the least that any buffer costs; (refs) through the buffer with leases, rewards, sampling and confirmation;
-(adopted) the same with payloads that the buffer comes to own, as in a real run. Ways alternate within a round; a ratio is the
-median over rounds. 4 MiB is a group of 16 samples of 30,000 tokens; what the buffer costs per group does not depend on its
-bytes, so the ratio falls for small groups (where no run is short of throughput). Per-operation cost: the pure core in this
-process, garbage collector off.
+Throughput: a producer process streams Arrow batches to this process, 64 MiB a step, while this process reads them.
+Ways: (raw) plain `ray.put` references handed straight to the reader, a step at a time; (relay) the same references through an
+actor that does nothing but hold them, the least that any buffer costs; (refs) through the buffer with leases, rewards,
+sampling and confirmation; (adopted) the same with payloads that the buffer comes to own, as in a real run. Ways alternate
+within a round; a ratio is the median over rounds. 4 MiB is a group of 16 samples of 30,000 tokens; what the buffer costs per
+group does not depend on its bytes, so the ratio falls for small groups (where no run is short of throughput). Run it on an
+idle machine: four processes share the cores, and the ways with more calls suffer most from neighbours.
+
+Per-operation cost: the pure core in this process, garbage collector off.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ STEP_BYTES = 64 * 2**20
 CHUNKS = 4
 """Calls in which the producer hands over the groups of one step."""
 LANES = 2
-"""Chunks under way at once, so that the producer copies while its calls are answered; the raw way is two chunks ahead, too."""
+"""Threads of the producer, so that it copies while its calls are answered."""
+AHEAD = 2
+"""Steps under way at once, whichever way: what waits in the store is the same, and so are its caches and pages."""
 N = 8
 """Samples per group."""
 LENGTHS = np.full(N, 64, dtype=np.int32)
@@ -126,27 +130,27 @@ class Stream:
         return seconds
 
     def _raw(self) -> int:
-        return self._read(lambda: self._producer.raw.remote(self._chunk), ray.get)
+        return self._read(lambda: self._producer.raw.remote(self.groups), ray.get)
 
     def _relay(self) -> int:
         def taken(put: Any) -> list:
             ray.get(put)
             return ray.get(self._holder.take.remote())
 
-        return self._read(lambda: self._producer.relay.remote(self._holder, self._chunk), taken)
+        return self._read(lambda: self._producer.relay.remote(self._holder, self.groups), taken)
 
     def _read(self, ask: Callable[[], Any], refs_of: Callable[[Any], list]) -> int:
-        total, left = 0, self.groups * self.steps // self._chunk
-        coming = [ask() for _ in range(LANES)]
+        total, left = 0, self.steps
+        coming = [ask() for _ in range(AHEAD)]
         while coming:
             total += sum(batch.nbytes for batch in ray.get(refs_of(coming.pop(0))))
             left -= 1
-            if left >= LANES:
+            if left >= AHEAD:
                 coming.append(ask())
         return total
 
     def _buffered(self, *, adopted: bool) -> int:
-        """The driver admits two steps ahead; a thread scores; this thread samples, reads and confirms."""
+        """The driver admits `AHEAD` steps; a thread scores; this thread samples, reads and confirms."""
         buffer, groups, first = self._buffer, self.groups, self._step
         self._step += self.steps
         count, total = groups * self.steps, 0
@@ -165,14 +169,14 @@ class Stream:
         producing = [self._producer.through.remote(buffer, lane, count // LANES, self._chunk, me) for lane in range(LANES)]
         scoring = threading.Thread(target=score)
         scoring.start()
-        admit(first)
-        admit(first + 1)
+        for step in range(first, first + AHEAD):
+            admit(step)
         for step in range(first, first + self.steps):
             batch = ray.get(buffer.sample.remote(step, 0, groups, 60.0))
             total += sum(payload.nbytes for payload in ray.get([g.info.payload for g in batch.groups]))
             ray.get(buffer.confirm_trained.remote(step, batch.ordinals))
-            if step + 2 < first + self.steps:
-                admit(step + 2)
+            if step + AHEAD < first + self.steps:
+                admit(step + AHEAD)
         scoring.join(timeout=60)
         ray.get(producing, timeout=60)
         return total
@@ -245,7 +249,7 @@ def operation_cost(rounds: int) -> tuple[float, dict[str, dict[str, float]]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--payload-mib", type=int, default=4, help="size of one group")
-    parser.add_argument("--steps", type=int, default=3, help="steps per round")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     growth, micro = operation_cost(min(args.rounds, 3))

@@ -126,6 +126,7 @@ def main(rounds: int) -> bool:
         pairs=[round(p, 3) for p in pairs],
         bare_tokens_per_s=round(count / statistics.median(wall["bare"])),
         rayrl_tokens_per_s=round(count / statistics.median(wall["rayrl"])),
+        cpu_s={name: round(statistics.median(values), 2) for name, values in cpu.items()},
     )
 
 

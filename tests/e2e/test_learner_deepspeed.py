@@ -128,7 +128,8 @@ def test_training_continues_bit_for_bit_and_at_another_stage_and_size_too(dtype:
     stages = range(4) if dtype == "float32" else (1, 3)
     first = [{"name": f"first{z}", "config": {**base, "zero_stage": z, "save": str(tmp_path / f"half{z}")}} for z in stages]
     whole = [{"name": f"whole{z}", "config": {**base, "zero_stage": z, "steps": 2 * STEPS}} for z in stages]
-    launch(2, folder, tmp_path, [*first, *whole])
+    # Stage 3 last: it replaces torch's linear layer in the whole process, by one that rounds differently.
+    launch(2, folder, tmp_path, sorted([*first, *whole], key=lambda case: case["config"]["zero_stage"]))
     resumed = [{"name": f"resumed{z}", "config": {**base, "zero_stage": z, "resume": str(tmp_path / f"half{z}")}} for z in stages]
     launch(2, folder, tmp_path, [*resumed, {"name": "across", "config": {**base, "zero_stage": 3, "resume": str(tmp_path / "half1")}}])
     launch(1, folder, tmp_path, [{"name": "alone", "config": {**base, "zero_stage": 2, "resume": str(tmp_path / "half3")}}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -27,24 +29,18 @@ def test_logprobs_stand_at_their_tokens_and_zero_elsewhere(settings, temperature
         for sample, row in zip(samples, rows, strict=True):
             assert row.dtype == np.float32
             with torch.no_grad():
-                table = (
-                    (model(input_ids=torch.tensor(sample.token_ids.astype(np.int64))[None]).logits[0] / temperature).log_softmax(-1).numpy()
-                )
+                logits = model(input_ids=torch.tensor(sample.token_ids.astype(np.int64))[None]).logits[0]
+            table = (logits / temperature).log_softmax(-1).numpy()
             expected = np.where(sample.action_mask, table[np.arange(sample.num_tokens) - 1, sample.token_ids], 0)
             assert np.allclose(row, expected, atol=2e-5)
 
 
 def test_a_group_in_which_nobody_acted_is_all_zero(model_folder):
     store = DictStore()
-    batch = random_batch(store, groups=1)
-    samples = arrow.decode(store.get(batch.groups[0].info.payload, timeout_s=1))
-    for s in samples:
-        s.action_mask.setflags(write=False)
-    from dataclasses import replace
-
-    silent = [replace(s, action_mask=np.zeros(s.num_tokens, bool)) for s in samples]
-    info = replace(batch.groups[0].info, payload=store.put(arrow.encode(silent)))
+    info = random_batch(store, groups=1).groups[0].info
+    silent = [replace(s, action_mask=np.zeros(s.num_tokens, bool)) for s in arrow.decode(store.get(info.payload, timeout_s=1))]
+    info = replace(info, payload=store.put(arrow.encode(silent)))
     (payload,) = ReferenceModel(config(model_folder), store).logprobs([info])
     rows = arrow.split(store.get(payload, timeout_s=1), "logprobs")
-    assert [len(r) for r in rows] == [s.num_tokens for s in samples]
+    assert [len(r) for r in rows] == info.lengths.tolist()
     assert not np.concatenate(rows).any()

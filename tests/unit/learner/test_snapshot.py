@@ -8,7 +8,7 @@ import torch
 from learner_cases import DictStore, config, random_batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rayrl.errors import CheckpointError, ModelError
+from rayrl.errors import CheckpointError, ConfigError, ModelError
 from rayrl.learner.loading import load_policy
 from rayrl.learner.torch import TorchLearner
 from rayrl.models import tiny
@@ -41,7 +41,7 @@ def test_exported_weights_are_the_policy_by_its_hugging_face_names(dtype, model_
     assert np.allclose(update.canary_logprobs, table[np.arange(11), CANARY[1:]], atol=1e-5 if dtype == "float32" else 2e-2)
 
 
-def test_small_buckets_carry_the_same_weights(model_folder, monkeypatch):
+def test_small_buckets_carry_the_same_weights(model_folder):
     store = DictStore()
     learner = trained(model_folder, store)
     whole = learner.export_weights(1, None)
@@ -150,5 +150,5 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(tmp_path):
 
 
 def test_an_unknown_dtype_is_refused(model_folder):
-    with pytest.raises(Exception, match=r"model\.dtype"):
+    with pytest.raises(ConfigError, match=r"model\.dtype"):
         TorchLearner(config(model_folder, model__dtype="float8"), DictStore())

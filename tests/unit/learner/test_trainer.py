@@ -12,7 +12,7 @@ from learner_cases import DictStore, batch_of, config, random_batch, trajectory
 
 from rayrl.config.schema import OptimConfig
 from rayrl.data import arrow
-from rayrl.errors import ConfigError
+from rayrl.errors import ConfigError, Diverged
 from rayrl.learner.loading import load_policy
 from rayrl.learner.reference import ReferenceModel
 from rayrl.learner.rows import plan_step
@@ -175,6 +175,15 @@ def test_a_payload_that_contradicts_its_metadata_is_refused(model_folder):
         TorchLearner(config(model_folder), store).step(batch, None)
 
 
+def test_a_gradient_that_is_no_number_stops_the_run(model_folder):
+    store = DictStore()
+    learner = TorchLearner(config(model_folder), store)
+    with torch.no_grad():
+        learner._policy.net.model.get_output_embeddings().weight[5] = float("inf")
+    with pytest.raises(Diverged, match="update 0"):
+        learner.step(random_batch(store), None)
+
+
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_the_kl_that_is_reported_is_the_estimators_closed_form(estimator, model_folder, tmp_path):
     from rayrl.models import tiny
@@ -187,7 +196,7 @@ def test_the_kl_that_is_reported_is_the_estimators_closed_form(estimator, model_
     with_kl = TorchLearner(c, store).step(batch, payloads)
     without = TorchLearner(config(model_folder, optim__lr=0.0), store).step(batch, None)
 
-    policy, frozen = load_policy(c.model), load_policy(c.model, path=str(other))
+    policy, frozen = load_policy(c.model).requires_grad_(False), load_policy(c.model, path=str(other)).requires_grad_(False)
     means, everything = [], []
     for group in batch.groups:
         for sample in np.array(arrow.decode(store.get(group.info.payload, timeout_s=1)), dtype=object)[group.kept]:
