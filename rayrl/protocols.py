@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from rayrl.annotations import Annotation, JudgeAnswer, LabelSnapshot, Question
 from rayrl.types import (
     FloatArray,
     GenerationRequest,
@@ -19,6 +20,7 @@ from rayrl.types import (
     Prompt,
     PromptTask,
     RewardRecord,
+    SamplingParams,
     SyncReport,
     Trajectory,
     WeightUpdate,
@@ -160,3 +162,90 @@ class RewardScorer(Protocol):
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[list[RewardRecord]]:
         """One list of records per trajectory, one record per component. Never raises for a bad sample."""
+
+
+class Judge(Protocol):
+    """A language model that is asked one prompt at a time. All calls are made from one asyncio loop; many may run at once."""
+
+    @property
+    def model(self) -> str:
+        """Part of every question's identity: another model is another question."""
+
+    async def answer(self, messages: Sequence[Mapping[str, str]], sampling: SamplingParams, deadline_s: float) -> JudgeAnswer:
+        """Asks ``messages`` ({role, content}) once and waits at most ``deadline_s`` seconds.
+
+        Raises `feedback.judges.JudgeError`, which says whether asking again can help and how long to wait before.
+        """
+
+    async def close(self) -> None: ...
+
+
+class Annotator(Protocol):
+    """The role that owns the label store and the judge. Every call is cheap, bounded and returns at once, whatever the judge does,
+    except for a ``wait_s`` that the caller chooses.
+
+    A question is its content (template, goal, model, context, texts): asking it again, from anywhere and after any restart,
+    gives the label that is there. Keys of texts are ``xxh3_64(bytes)`` for a text without context.
+    """
+
+    def sight(
+        self, texts: Mapping[int, bytes | str], sightings: Mapping[int, int], first_sightings: Mapping[int, int] | None = None
+    ) -> list[int]:
+        """Tells what an environment showed since the last call.
+
+        Args:
+            texts: text of each key that is new to the caller. Bytes are read as latin-1.
+            sightings: how often each key was shown. A key whose text was sent before needs no text again.
+            first_sightings: in how many episodes a key was shown for the first time in that episode; None counts as 0.
+
+        Returns the keys whose text the store does not have: send their texts with the next call.
+        Raises `ValueError` for a key that is not the xxh3-64 of its text.
+        """
+
+    def offer_pairs(self, pairs: Sequence[Question]) -> int:
+        """Questions with two texts that would be worth a comparison; returns how many are new. Equal texts are refused and counted."""
+
+    def ask(self, questions: Sequence[Question], template: str | None = None, wait_s: float = 0.0) -> list[Annotation | None]:
+        """The annotation of each question, or None while it waits; unknown ones are queued, before everything that was only sighted.
+
+        ``template``: name of another template than ``feedback.template``, e.g. for a score beside a pairwise reward model. Returns
+        as soon as all are final, and after ``wait_s`` seconds in any case. Ask again to go on waiting; nothing is asked twice.
+        """
+
+    def note_uncertainty(self, uncertainty: Mapping[int, float]) -> None:
+        """How unsure the reward model is about texts by key; steers ``feedback.priority=uncertainty`` and the choice of pairs."""
+
+    def waiting(self, limit: int) -> dict[int, str]:
+        """Texts of at most ``limit`` sighted keys that have no label yet, the most urgent first: rate those."""
+
+    def snapshot(self, newer_than: int = -1) -> LabelSnapshot | None:
+        """Labels of all single texts under ``feedback.template``; None when there is nothing newer than version ``newer_than``."""
+
+    def labels_since(self, cursor: int = 0, limit: int = 1000) -> tuple[int, list[Annotation]]:
+        """Labelled questions under ``feedback.template`` in the order in which they became final, after ``cursor``; and the cursor to
+        go on from. Failed ones are left out."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Counters since the store began and gauges, under metric names ``feedback/...``. ``feedback/degraded_bool`` is 1 while no
+        question can be answered (no server, breaker open, budget spent)."""
+
+    def flush(self) -> int:
+        """Everything told so far is on disk when this returns; the version of the newest snapshot."""
+
+
+class RewardModel(Protocol):
+    """A reward that is learned from annotations while the run goes on. One thread owns it."""
+
+    @property
+    def version(self) -> int:
+        """Grows with every fit; goes into ``RewardRecord.producer_version``."""
+
+    def score(self, questions: Sequence[Question]) -> FloatArray:
+        """float32[N]: the reward of each question's single text, given its context."""
+
+    def fit(self, annotations: Sequence[Annotation]) -> Mapping[str, float]:
+        """Learns from new labels; returns metrics (loss, held-out accuracy, calibration error)."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...

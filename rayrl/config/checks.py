@@ -133,6 +133,27 @@ def _rewards(config: Config) -> Iterator[str]:
         yield f"evaluation.component is {wanted!r}, which is not among rewards.components: {', '.join(components)}"
 
 
+def _feedback(config: Config) -> Iterator[str]:
+    feedback, budget = config.feedback, config.feedback.budget
+    if feedback.judge == "none":
+        return
+    for key in ("tokens", "usd"):
+        if getattr(budget, key) == 0:
+            yield f"feedback.budget.{key} is 0, so no question would ever be asked: raise it, or set feedback.judge=none"
+    if budget.usd is not None and not (budget.usd_per_million_input or budget.usd_per_million_output):
+        yield f"feedback.budget.usd is {budget.usd:g} and both prices are 0: set feedback.budget.usd_per_million_input and _output"
+    if feedback.judge == "replay" and feedback.replay is None:
+        yield "feedback.judge is replay and feedback.replay is null: name the feedback.sqlite of an earlier run"
+    if feedback.judge != "replay" and feedback.replay is not None:
+        yield f"feedback.replay is set and feedback.judge is {feedback.judge}: set feedback.judge=replay, or remove the path"
+    if feedback.judge == "http" and not re.match(r"https?://[^/\s]+", feedback.base_url):
+        yield f"feedback.base_url {feedback.base_url!r} is not an address: write it like http://127.0.0.1:8000/v1"
+    if feedback.max_known < feedback.max_queued:
+        yield f"feedback.max_known {feedback.max_known} is less than feedback.max_queued {feedback.max_queued}: raise it"
+    if feedback.flush_s > 0.5:
+        yield f"feedback.flush_s is {feedback.flush_s:g}: a lone question would wait for nothing; set it to 0.5 or less"
+
+
 def _data(config: Config) -> Iterator[str]:
     pattern = config.data.answer_pattern
     if pattern is None:
@@ -172,4 +193,14 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"placement.mode is cpu and rollout.tensor_parallel is {config.rollout.tensor_parallel}: it counts GPUs; set it to 1"
 
 
-_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_batch, _lengths, _algorithm, _sampling, _rewards, _data, _learner, _schedule)
+_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
+    _batch,
+    _lengths,
+    _algorithm,
+    _sampling,
+    _rewards,
+    _feedback,
+    _data,
+    _learner,
+    _schedule,
+)

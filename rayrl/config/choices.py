@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, fields
 
 from rayrl.algorithms import registry
-from rayrl.config.schema import DeadlinesConfig
+from rayrl.config.schema import BudgetConfig, DeadlinesConfig
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
@@ -18,6 +18,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rollout.engine": ("auto", "vllm", "torch", "fake"),
     "rewards.aggregate": tuple(registry.AGGREGATORS),
     "rewards.on_failure": ("drop", "fallback"),
+    "feedback.judge": ("none", "http", "vllm", "replay"),
+    "feedback.priority": ("first_sightings", "frequency", "uncertainty", "lifo"),
+    "feedback.pairs.inconsistent": ("tie", "failed"),
+    "feedback.pairs.select": ("random", "uncertainty"),
     "algorithm.name": tuple(registry.PRESETS),
     "algorithm.advantage": tuple(registry.ADVANTAGES),
     "algorithm.loss": tuple(registry.LOSSES),
@@ -82,6 +86,12 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("algorithm.gamma", "algorithm.lam", "learner.optim.min_lr_ratio"), _SHARE),
     **dict.fromkeys(("learner.ema_decay", "rollout.sampling.min_p"), _BELOW_ONE),
     **dict.fromkeys(("rollout.gpu_memory_utilization", "rollout.sampling.top_p"), Range(0, 1, open_low=True)),
+    **dict.fromkeys(("feedback.concurrency", "feedback.max_queued", "feedback.max_known", "feedback.max_text"), _COUNT),
+    **dict.fromkeys(("feedback.retry.max_attempts", "feedback.retry.breaker_failures", "feedback.sampling.max_tokens"), _COUNT),
+    **dict.fromkeys(("feedback.flush_s", "feedback.deadline_s", "feedback.retry.backoff_max_s", "feedback.retry.breaker_s"), _POSITIVE),
+    **dict.fromkeys(("feedback.retry.backoff_s", "feedback.sampling.temperature"), _NOT_NEGATIVE),
+    **dict.fromkeys((f"feedback.budget.{field.name}" for field in fields(BudgetConfig)), _NOT_NEGATIVE),
+    "feedback.sampling.top_p": Range(0, 1, open_low=True),
     "rollout.sampling.max_tokens": _COUNT,
     "rollout.sampling.temperature": _NOT_NEGATIVE,
     "learner.zero_stage": Range(0, 3),

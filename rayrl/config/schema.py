@@ -153,6 +153,94 @@ class RewardsConfig:
 
 
 @dataclass
+class JudgeSamplingConfig:
+    temperature: float = 0.1
+    """Sampling temperature of the judge."""
+    top_p: float = 1.0
+    """Nucleus sampling; 1 is off."""
+    max_tokens: int = 512
+    """Most tokens of one answer; a longer one is cut off and counts as failed."""
+    stop: list[str] = field(default_factory=list)
+    """Stop strings."""
+
+
+@dataclass
+class BudgetConfig:
+    tokens: int | None = None
+    """Most tokens (prompts and answers) of the run, resumed or not; null is no cap. A question that might exceed it is not asked."""
+    usd: float | None = None
+    """Most money of the whole run; null is no cap. Needs the two prices."""
+    usd_per_million_input: float = 0.0
+    """Price of a million prompt tokens."""
+    usd_per_million_output: float = 0.0
+    """Price of a million answer tokens."""
+    requests_per_minute: float = 0.0
+    """Rate limit; 0 is off."""
+    tokens_per_minute: float = 0.0
+    """Rate limit in tokens; 0 is off."""
+
+
+@dataclass
+class RetryConfig:
+    max_attempts: int = 3
+    """Attempts per question; then it is failed for good and stays without a label."""
+    backoff_s: float = 0.5
+    """Pause before the second attempt; doubled for each further one, with jitter. A server's Retry-After wins when it is longer."""
+    backoff_max_s: float = 30.0
+    """Longest pause between two attempts."""
+    breaker_failures: int = 16
+    """Failures of the server in a row after which nothing is sent for `breaker_s`; then one question tries again."""
+    breaker_s: float = 10.0
+    """How long the circuit breaker stays open."""
+
+
+@dataclass
+class PairsConfig:
+    swap: bool = True
+    """Ask each pair in both orders: a judge that prefers a position contradicts itself then."""
+    inconsistent: str = "tie"
+    """A pair whose two orders contradict each other: tie (0.5) or failed."""
+    select: str = "random"
+    """How pairs of sighted texts are chosen: random, or uncertainty (those that the reward model is least sure about)."""
+
+
+@dataclass
+class FeedbackConfig:
+    judge: str = "none"
+    """Who answers: http (an OpenAI-compatible server), vllm (engines of this cluster), replay (the log of an earlier run) or none."""
+    base_url: str = "http://127.0.0.1:8000/v1"
+    """Address of the OpenAI-compatible server, up to /v1."""
+    api_key_env: str | None = None
+    """Environment variable that holds the server's key; null sends none. The key itself is never written anywhere."""
+    model: str = "judge"
+    """Model name as the server knows it; a folder or hub name for judge vllm."""
+    replay: str | None = None
+    """Label file (feedback.sqlite) of an earlier run, for judge replay: same questions, same answers, no judge."""
+    template: str = "score"
+    """Prompt template: a name of rayrl/feedback/templates, or a path to a file of your own."""
+    goal: str = "default"
+    """Goal that the template's text asks about: a name among the template's goals, or a sentence of your own."""
+    sampling: JudgeSamplingConfig = field(default_factory=JudgeSamplingConfig)
+    concurrency: int = 32
+    """Questions in flight at once."""
+    flush_s: float = 0.1
+    """Longest time that a waiting question rests while a slot is free."""
+    deadline_s: float = 60.0
+    """Limit of one attempt, from sending to the last byte."""
+    max_queued: int = 10000
+    """Questions that wait; beyond it the least urgent is evicted and counted."""
+    max_known: int = 200000
+    """Questions without label that are remembered, queued or not; beyond it the one not seen for longest is forgotten and counted."""
+    max_text: int = 20000
+    """Longest text in characters; a longer one is refused and counted."""
+    priority: str = "first_sightings"
+    """Which sighted question goes first: first_sightings (shown first in most episodes), frequency, uncertainty or lifo (newest)."""
+    retry: RetryConfig = field(default_factory=RetryConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+
+
+@dataclass
 class KLConfig:
     coef: float = 0.0
     """Weight of the KL penalty against the reference model; 0 starts no reference model."""
@@ -397,6 +485,7 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
