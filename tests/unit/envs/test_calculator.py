@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rayrl.envs.calculator import Calculator, evaluate, shown
-from rayrl.envs.registry import ENVS, load_env
+from rayrl.envs.registry import TEXT_ENVS, load_env
 from rayrl.errors import ConfigError
 from rayrl.types import Prompt
 
@@ -109,7 +109,7 @@ def test_values_equal_pythons_on_random_expressions():
 
 
 def test_every_registered_environment_loads():
-    for name in ENVS:
+    for name in TEXT_ENVS:
         assert hasattr(load_env(name), "observe")
 
 

@@ -1,0 +1,109 @@
+"""The vocabulary of environment agents: what an environment shows, what one step of many environments gives, what an episode was.
+
+`types.py` holds what agents share with language models. Legend of shapes: ``K`` environments of one worker, ``T`` steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayrl.types import BoolArray, FloatArray
+
+Observation = Mapping[str, NDArray[Any]]
+"""One observation, or a stack of them: name -> array whose last axes are the `ArraySpec`'s shape."""
+
+
+class ArrayKind(StrEnum):
+    """How a network reads an array."""
+
+    CATEGORIES = "categories"
+    """Small integers without order (map symbols, colours): embedded."""
+    NUMBERS = "numbers"
+    """Quantities: scaled and clipped."""
+    TEXT = "text"
+    """uint8 characters, zero-padded on the right."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One array of an observation, in the compact dtype in which it travels and is stored."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """numpy name, e.g. ``uint8``."""
+    kind: ArrayKind
+    categories: int = 0
+    """Values are 0 … categories-1. Only for CATEGORIES and TEXT."""
+    scale: tuple[float, ...] | None = None
+    """NUMBERS only: a network reads ``clip(x * scale, -5, 5)``. One factor for all, or one per element of the flattened array
+    (0 hides an element). None reads the numbers as they are."""
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and len(self.scale) not in (1, int(np.prod(self.shape, dtype=np.int64))):
+            raise ValueError(f"{len(self.scale)} scales for an array of shape {self.shape}")
+        if self.kind is not ArrayKind.NUMBERS and self.categories < 1:
+            raise ValueError(f"{self.kind} of shape {self.shape}: say how many categories there are")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSpec:
+    """What an environment shows and how many actions it takes: all that a network must know to be built."""
+
+    observations: Mapping[str, ArraySpec]
+    num_actions: int
+    has_messages: bool = True
+    """False for an environment without text: no reward can be made from its messages."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one observation."""
+        return sum(spec.nbytes for spec in self.observations.values())
+
+    def zeros(self, *leading: int) -> dict[str, NDArray[Any]]:
+        """Zeroed arrays of shape ``[*leading, *spec.shape]``, one per name."""
+        return {name: np.zeros((*leading, *spec.shape), spec.dtype) for name, spec in self.observations.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRecord:
+    """One finished episode of one environment."""
+
+    env: int
+    """Index of the environment in its worker, 0 … K-1."""
+    episode: int
+    """How many episodes this environment had finished before."""
+    seed: int
+    """Seed of this episode: with the same actions it runs again."""
+    total_reward: float
+    """Undiscounted sum of the environment's own rewards."""
+    length: int
+    """Steps."""
+    end: str
+    """Why it ended, in the environment's words where it says (``info["end_reason"]``), else ``terminated`` or ``truncated``."""
+    sums: Mapping[str, float] = field(default_factory=dict)
+    """What else the environment counted (``info["episode_sums"]`` of the last step), e.g. the deepest level."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step of K environments gave. The arrays belong to the reader."""
+
+    rewards: FloatArray
+    """float32[K]: the environment's own reward for the actions just taken."""
+    terminated: BoolArray
+    """bool[K]: the episode ended by itself; nothing comes after it."""
+    truncated: BoolArray
+    """bool[K]: the episode was cut off (time limit); its value goes on. Never True together with ``terminated``."""
+    last_observations: Mapping[int, Observation]
+    """For each truncated environment the real last observation, before the automatic reset."""
+    episodes: tuple[EpisodeRecord, ...]
