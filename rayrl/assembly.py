@@ -22,6 +22,8 @@ from rayrl.types import Prompt
 
 VERIFIERS = "verifiers"
 """The scoring job that every group passes: all verifier components at once."""
+DROPPED_KEPT = 32
+"""Most dropped groups whose trajectories are written per step; the others are only counted."""
 
 
 @dataclass
@@ -76,7 +78,8 @@ def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResou
     learner = [
         replace(spec, kwargs=dict(spec.kwargs) | {"rank": i, "ranks": len(learner), "address": address}) for i, spec in enumerate(learner)
     ]
-    archive = [RoleSpec("archive", build_archive, shared | {"folder": rollouts}, threads=1, concurrency=2)] if rollouts else []
+    keeping = shared | {"folder": rollouts, "buffer": buffer}
+    archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2)] if rollouts else []
     groups = [rollout, scorers, learner, reference, archive]
     handles = iter(runtime.start([spec for group in groups for spec in group], start_s))
     engines, scoring, ranks, frozen, archives = ([next(handles) for _ in group] for group in groups)
@@ -103,6 +106,7 @@ def load_prompts(config: Config) -> tuple[PromptSource, list[Prompt]]:
 
 def build_buffer(config: Config, store: Store) -> Any:
     from rayrl.algorithms import registry
+    from rayrl.buffer.outcomes import OutcomeLog
     from rayrl.buffer.service import BufferService
 
     algorithm = registry.resolve(config.algorithm)
@@ -116,6 +120,7 @@ def build_buffer(config: Config, store: Store) -> Any:
         jobs=(VERIFIERS,),
         num_workers=config.rollout.num_engines,
         adopt=store.adopt,
+        outcomes=OutcomeLog(max_groups=config.buffer.max_groups, max_dropped=DROPPED_KEPT) if config.telemetry.rollouts else None,
     )
 
 
@@ -169,10 +174,11 @@ def build_reference(config: Config, store: Store) -> Any:
     return ReferenceModel(config, store)
 
 
-def build_archive(config: Config, store: Store, folder: Path) -> Any:
+def build_archive(config: Config, store: Store, folder: Path, buffer: ReplayBuffer) -> Any:
+    from rayrl.data.arrow import encode_records
     from rayrl.telemetry.archive import Archive
 
-    return Archive(folder, store, fetch_s=config.deadlines.call_s)
+    return Archive(folder, store, buffer, encode_records, fetch_s=config.deadlines.call_s)
 
 
 def free_port() -> int:

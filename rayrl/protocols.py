@@ -21,6 +21,7 @@ from rayrl.types import (
     GroupInfo,
     IntArray,
     LearnBatch,
+    Outcomes,
     Prompt,
     PromptTask,
     RewardRecord,
@@ -107,6 +108,8 @@ class ReplayBuffer(Protocol):
 
     def confirm_trained(self, step: int, ordinals: Sequence[int]) -> None: ...
 
+    def take_outcomes(self, ordinals: Sequence[int]) -> Outcomes: ...
+
 
 class PromptSource(Protocol):
     """An endless, resumable stream of prompts: `take` continues at `position` and the same position gives the same prompts."""
@@ -182,6 +185,10 @@ class Learner(Protocol):
 
     def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> Mapping[str, float]:
         """Trains on ``batch``; ``reference`` holds one reference-log-prob payload per group. Returns global metrics."""
+
+    def token_records(self) -> Any | None:
+        """For the archive: a store reference to a record batch with the columns ``ordinal``, ``sample`` and any per-token lists of the
+        step before, or None."""
 
     def export_weights(self, version: int, canary_token_ids: IntArray | None) -> WeightUpdate | None:
         """Rank 0 puts the policy's weights into the store and returns the update; other ranks take part and return None."""

@@ -7,28 +7,34 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from rayrl.config.loading import Loaded
+from rayrl.errors import RoleFailed
 from rayrl.evaluation.held_out import Evaluation
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import gather
 from rayrl.telemetry.bound import Bound, RoleTime, find_bound
 from rayrl.telemetry.console import Console
+from rayrl.telemetry.events import EventLog, Heartbeat
 from rayrl.telemetry.files import storage_errors
 from rayrl.telemetry.jsonl import JsonlSink
 from rayrl.telemetry.metrics import MetricsWriter
 from rayrl.telemetry.perfetto import TraceFile
+from rayrl.telemetry.process import resident_bytes
 from rayrl.telemetry.spans import SpanRecorder
 from rayrl.types import LearnBatch, SyncReport
 
 if TYPE_CHECKING:
     from rayrl.assembly import Roles
     from rayrl.run import Working
+
+T = TypeVar("T")
 
 
 class Published(NamedTuple):
@@ -37,6 +43,17 @@ class Published(NamedTuple):
     reports: Sequence[SyncReport]
     nbytes: int
     seconds: float
+
+
+def traced(method: Callable[..., T]) -> Callable[..., T]:
+    """A method of the run whose time shows in the timeline of the driver, under its name."""
+
+    @wraps(method)
+    def timed(run: Any, *args: Any, **kwargs: Any) -> T:
+        with run._recorder.spans.span(method.__name__):
+            return method(run, *args, **kwargs)
+
+    return timed
 
 
 class Recorder:
@@ -55,7 +72,14 @@ class Recorder:
         self._metrics = MetricsWriter(sinks)
         self._trace = TraceFile(folder.spans) if telemetry.spans else None
         self.spans = SpanRecorder("driver", enabled=telemetry.spans)
+        self._events = EventLog(folder.events)
+        self._step = int(state["step"]) if state else 0
+        self._heart = Heartbeat(
+            folder.status, {"run": loaded.config.run.name, "recipe": loaded.recipe, "step": self._step, "target": loaded.config.run.steps}
+        )
+        self._event("resumed" if state else "began", f"{'from step ' + str(self._step) if state else loaded.recipe}")
         self._sums: dict[str, float] = {}
+        self._archived: dict[str, float] = {}
         self._archiving: list[Any] = []
         self._clock = time.monotonic()
         self._console.header(loaded.config.run.name, _facts(loaded))
@@ -67,8 +91,12 @@ class Recorder:
 
     def begin(self, roles: Roles) -> None:
         """The first step starts now."""
+        for pool in (roles.rollout, roles.scorers):
+            pool.on_replaced = self._replaced
         self._clock = time.monotonic()
         self._activity(roles)
+        self._event("training", "all roles are ready")
+        self._heart.update(state="running")
 
     def step(self, step: int, working: Working, roles: Roles, published: Published) -> None:
         """One finished step: numbers to the sinks, a line to the terminal, trajectories to the archive."""
@@ -85,6 +113,7 @@ class Recorder:
             working.metrics
             | _batch_metrics(working.batch, self._config)
             | activity
+            | self._archived
             | _sync_metrics(published)
             | {
                 "step/total_s": seconds,
@@ -94,8 +123,10 @@ class Recorder:
                 "step/sync_s": published.seconds,
             }
         )
+        self._step = step
         self._metrics.write(step, numbers)
-        self._archive(roles, working.batch, step)
+        self._heart.update(step=step)
+        self._archive(roles, working, step)
         self._draw(roles)
         self._console.step(_line(step, self._config.run.steps, numbers, bound))
 
@@ -113,7 +144,13 @@ class Recorder:
         self._console.evaluation(result.step, result.accuracy, result.count)
         self._clock = time.monotonic()
 
+    def _replaced(self, name: str, failure: RoleFailed) -> None:
+        """A worker died, and another took its place."""
+        self._event("replaced", f"{name}: {failure.message}")
+        self._console.say(f"{name} was replaced: {failure.message}")
+
     def saved(self, place: Path) -> None:
+        self._event("saved", str(place))
         self._console.say(f"saved {place}")
         self._clock = time.monotonic()
 
@@ -125,10 +162,15 @@ class Recorder:
 
     def settle(self, roles: Roles, timeout_s: float) -> None:
         """Waits for what is still being written."""
-        gather(self._archiving, timeout_s)
+        self._settle_archive(timeout_s)
         self._draw(roles)
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
+        """``error``: what ended the run before its time."""
+        done = error is None and self._step >= self._config.run.steps
+        outcome = "finished" if done else "failed" if isinstance(error, Exception) else "interrupted"
+        self._event(outcome, f"at step {self._step} of {self._config.run.steps}")
+        self._heart.close(outcome)
         self._metrics.close()
         if self._trace:
             self._trace.close()
@@ -162,6 +204,7 @@ class Recorder:
         limit = self._config.deadlines.call_s
         engines, scorers = roles.rollout.call("stats", timeout_s=limit), roles.scorers.call("stats", timeout_s=limit)
         learners = gather(roles.learner_stats(), limit)
+        memory = {"rollout": engines, "scorer": scorers, "learner": learners}
         sums = {
             "rollout/busy_s": sum(s["busy_s"] for s in engines),
             "rollout/wait_s": sum(s["wait_s"] for s in engines),
@@ -179,14 +222,25 @@ class Recorder:
             deltas
             | dict(roles.buffer.stats())
             | {"rollout/workers_count": float(len(engines)), "store/used_bytes": roles.runtime.usage()["used"]}
-            | {"memory/rollout_bytes": max(s["rss_bytes"] for s in engines), "memory/learner_bytes": max(s["rss_bytes"] for s in learners)}
+            | {f"memory/{role}_bytes": max(s["rss_bytes"] for s in all) for role, all in memory.items()}
+            | {"memory/driver_bytes": float(resident_bytes())}
         )
 
-    def _archive(self, roles: Roles, batch: LearnBatch, step: int) -> None:
+    def _archive(self, roles: Roles, working: Working, step: int) -> None:
         if roles.archive is None:
             return
-        gather(self._archiving, self._config.deadlines.call_s)  # of the step before: long done, unless the disk is full
-        self._archiving = [roles.archive.submit("write", step, batch)]
+        limit = self._config.deadlines.call_s
+        self._settle_archive(limit)  # of the step before: long done, unless the disk is full
+        records = working.token_records.results(limit) if working.token_records else []
+        self._archiving = [roles.archive.submit("write", step, working.batch, records)]
+
+    def _settle_archive(self, timeout_s: float) -> None:
+        for written in gather(self._archiving, timeout_s):
+            self._archived = dict(written)
+        self._archiving = []
+
+    def _event(self, kind: str, text: str) -> None:
+        self._events.write(kind, text, self._step)
 
     def _draw(self, roles: Roles) -> None:
         if self._trace:

@@ -26,9 +26,9 @@ from rayrl.buffer.snapshot import pending_ordinals
 from rayrl.config import loading
 from rayrl.config.loading import Loaded
 from rayrl.deadlines import Deadline
-from rayrl.errors import ConfigError, NothingToLearn, RayrlError, RoleFailed
+from rayrl.errors import ConfigError, NothingToLearn, RoleFailed
 from rayrl.evaluation import held_out
-from rayrl.recorder import Published, Recorder
+from rayrl.recorder import Published, Recorder, traced
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import Joint, gather
 from rayrl.types import LearnBatch, PromptTask, SamplingParams, SyncReport, Trajectory, WeightUpdate
@@ -51,6 +51,8 @@ class Working:
     waited_s: float = 0.0
     """Seconds the driver waited for the learner."""
     metrics: dict[str, float] = field(default_factory=dict)
+    token_records: Joint | None = None
+    """For the archive; None where trajectories are not kept."""
 
 
 class Run(AbstractContextManager["Run"]):
@@ -123,11 +125,11 @@ class Run(AbstractContextManager["Run"]):
                 self._roles.buffer.drain()
                 self._roles.stop(self.config.deadlines.drain_s)
             elif isinstance(error, Exception):
-                self.folder.write_json(self.folder.crash, _crash(error, self.step))
+                self.folder.write_crash(error, self.step)
         finally:
             if self._runtime is not None:
                 self._runtime.shutdown()
-            self._recorder.close()
+            self._recorder.close(error)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.interrupted:
@@ -167,12 +169,14 @@ class Run(AbstractContextManager["Run"]):
         self._roles.buffer.admit(self._tasks(room))
         self._admitted += room
 
+    @traced
     def collect(self) -> tuple[LearnBatch, float]:
         """Waits for the batch of the next step; also says for how many seconds."""
         found = self._collect(self.step, self.version, None)
         assert found is not None
         return found
 
+    @traced
     def collect_beside(self, working: Working) -> tuple[LearnBatch, float] | None:
         """Gathers the batch after ``working`` until the learner is done; None when it was not complete by then, or is not wanted yet."""
         following = self.step + 1
@@ -244,8 +248,12 @@ class Run(AbstractContextManager["Run"]):
         if self._mode == "colocated":  # the engines hand their memory to the learner; it comes back with the new weights
             self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
         reference = self._reference(batch)
-        return Working(batch, self._roles.learner.submit("step", batch, reference), self.export(batch.version + 1), waited)
+        working = Working(batch, self._roles.learner.submit("step", batch, reference), self.export(batch.version + 1), waited)
+        if self._roles.archive is not None:
+            working.token_records = self._roles.learner.submit("token_records")
+        return working
 
+    @traced
     def finish(self, working: Working) -> None:
         """Waits for the learner."""
         started = time.monotonic()
@@ -277,6 +285,7 @@ class Run(AbstractContextManager["Run"]):
         canary = self._canary_ids if self.config.sync.canary else None
         return self._roles.learner.submit("export_weights", self.version if version is None else version, canary)
 
+    @traced
     def publish(self, weights: Joint) -> None:
         """Every engine loads the new weights and proves it; only then do they count as published."""
         limits, started = self.config.deadlines, time.monotonic()
@@ -312,6 +321,7 @@ class Run(AbstractContextManager["Run"]):
         if self.step == 0 or (every and self.step % every == 0):
             self.evaluate()
 
+    @traced
     def evaluate(self) -> None:
         """Accuracy on held-out prompts under the published weights."""
         if not (self.config.evaluation.enabled and self._held_out) or self._evaluated_at == self.step:
@@ -339,6 +349,7 @@ class Run(AbstractContextManager["Run"]):
         if every and self.step % every == 0 and self.step < self.target:
             self.commit()
 
+    @traced
     def commit(self) -> None:
         """Saves everything that is needed to continue; between two steps, so that learner and ledger agree."""
         if self._saved_at == self.step:
@@ -384,14 +395,3 @@ def _under_way(outstanding: Mapping[str, int]) -> int:
 def _seed(seed: int, position: int) -> int:
     """Seed of the engines' generators for the prompts from ``position`` on: a function of the run's seed alone, also after a resume."""
     return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
-
-
-def _crash(error: Exception, step: int) -> dict[str, Any]:
-    known = isinstance(error, RayrlError)
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "step": step,
-        "error": type(error).__name__,
-        "message": error.message if known else str(error),
-        "hint": error.hint if known else "",
-    }

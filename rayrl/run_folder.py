@@ -2,8 +2,10 @@
 
 config.yaml, config_origins.json   what runs, and where each value came from
 metrics.jsonl                      one line per step
-rollouts/*.parquet                 every trajectory that was trained on
+rollouts/*.parquet                 every trajectory that was trained on, and some of those that were not
 evaluations.jsonl                  held-out accuracy with samples
+events.jsonl, status.json          what happened and when; who runs it, and whether it is alive
+report.html                        the run as a page to look at
 checkpoints/step-NNNNNN/           atomic commits; `rayrl resume` continues from the newest good one
 policy/                            the trained policy as a Hugging Face checkpoint
 spans.json                         who did what when (open in ui.perfetto.dev)
@@ -13,12 +15,13 @@ logs/<role>.log, crash.json        what every process said; the first failure
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayrl.errors import StorageError
+from rayrl.errors import RayrlError, StorageError
 from rayrl.telemetry.files import replace_atomically, storage_errors
 
 
@@ -55,6 +58,18 @@ class RunFolder:
         return self.path / "evaluations.jsonl"
 
     @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -73,6 +88,12 @@ class RunFolder:
     @property
     def crash(self) -> Path:
         return self.path / "crash.json"
+
+    def write_crash(self, error: Exception, step: int) -> None:
+        """What ended the run, for whoever looks later."""
+        known = isinstance(error, RayrlError)
+        what = {"error": type(error).__name__, "message": error.message if known else str(error), "hint": error.hint if known else ""}
+        self.write_json(self.crash, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step} | what)
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Whole or not at all: a reader never sees half a file."""

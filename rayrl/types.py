@@ -152,6 +152,8 @@ class RewardRecord:
     cost_usd: float = 0.0
     error: str = ""
     """Why it failed; empty when scored."""
+    answer: str = ""
+    """What the producer answered, word for word (a judge's completion, cut to a sensible length); empty where the value says it all."""
 
     def __post_init__(self) -> None:
         if (self.status is RewardStatus.SCORED) != (self.value is not None):
@@ -237,6 +239,28 @@ class ScoredGroup:
     """float32[n]: the aggregated reward."""
     kept: BoolArray
     """bool[n]: False for samples that must not be trained on (failed score, aborted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedGroup:
+    """A finished group that nobody trains on, kept for the record."""
+
+    info: GroupInfo
+    reason: str
+    records: Sequence[Sequence[RewardRecord]]
+    """One list per sample; incomplete where the group was dropped before it was scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What the buffer remembers for the archive: who rewarded a group, and what was thrown away."""
+
+    records: Mapping[int, Sequence[Sequence[RewardRecord]]]
+    """By ordinal: one list of reward records per sample."""
+    dropped: Sequence[DroppedGroup]
+    """Dropped since the last time somebody asked, oldest first."""
+    forgotten: int = 0
+    """Groups dropped since then that are not in ``dropped``, because only so many are kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from rayrl.buffer.ledger import Ledger
+from rayrl.buffer.outcomes import OutcomeLog
 from rayrl.buffer.ready import Priority, ReadySet, reward_spread
 from rayrl.buffer.scoring import Records, RewardRules, ScoringDesk
 from rayrl.config.schema import BufferConfig
@@ -33,8 +34,10 @@ class BufferCore:
         jobs: Sequence[str] = ("verifiers",),
         num_workers: int = 0,
         priority: Priority = reward_spread,
+        outcomes: OutcomeLog | None = None,
     ) -> None:
         """``jobs``: scoring jobs that must answer for every group; empty when the rewards come with the groups.
+        ``outcomes``: where reward records and dropped groups are remembered for the archive; None remembers nothing.
         ``num_workers``: rollout workers; their shares are static when ``max_staleness`` is 0, see `Ledger`.
         """
         self.config = config
@@ -46,6 +49,7 @@ class BufferCore:
         self.set_num_workers(num_workers)
         self.desk = ScoringDesk(jobs, lease_s=config.lease_s, max_attempts=config.max_attempts)
         self.ready = ReadySet(config.select, priority)
+        self.outcomes = outcomes or OutcomeLog(max_groups=0, max_dropped=0)
         self.nbytes = 0
         """Bytes of all payloads held: unscored, ready, and at the learner."""
         self._infos: dict[int, GroupInfo] = {}
@@ -135,6 +139,7 @@ class BufferCore:
         for ordinal in ordinals:
             if self.ledger.state(ordinal) is OrdinalState.BUFFERED:
                 self._forget(ordinal)
+                self.outcomes.forget(ordinal)
                 self.ledger.requeue(ordinal)
 
     # ---- batches
@@ -236,16 +241,17 @@ class BufferCore:
         if verdict is None:
             self.desk.add(info, records)
         else:
-            self._settle(*verdict)
+            self._settle(records, *verdict)
         return True
 
     def _finish_scoring(self, info: GroupInfo, records: Records) -> None:
         verdict = self.rules.apply(info, records)
         self.desk.remove(info.ordinal)
-        self._settle(*verdict)
+        self._settle(records, *verdict)
 
-    def _settle(self, group: ScoredGroup, reason: str | None, failures: Counter[str]) -> None:
+    def _settle(self, records: Records, group: ScoredGroup, reason: str | None, failures: Counter[str]) -> None:
         self.failed_scores.update(failures)
+        self.outcomes.scored(group.info.ordinal, records)
         if reason is not None:
             self._drop(group.info.ordinal, reason)
         else:
@@ -253,6 +259,7 @@ class BufferCore:
             self.ready.add(group)
 
     def _drop(self, ordinal: int, reason: str) -> None:
+        self.outcomes.dropped(self._infos[ordinal], reason, self.desk.records(ordinal))
         self._forget(ordinal)
         self.ledger.drop(ordinal, reason)
 

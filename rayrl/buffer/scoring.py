@@ -131,6 +131,10 @@ class ScoringDesk:
         for queue in self._queues.values():
             queue.push(0, info.ordinal)
 
+    def records(self, ordinal: int) -> Records:
+        """What the jobs answered so far; empty lists where nothing is known."""
+        return self._groups[ordinal].records if ordinal in self._groups else ()
+
     def remove(self, ordinal: int) -> None:
         """Forgets a group and its leases."""
         group = self._groups.pop(ordinal)

@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 
 from rayrl.buffer import snapshot as snapshots
 from rayrl.buffer.core import BufferCore
+from rayrl.buffer.outcomes import OutcomeLog
 from rayrl.buffer.ready import Priority, reward_spread
 from rayrl.buffer.scoring import Aggregate, GroupFilter, Records, RewardRules
 from rayrl.config.schema import BufferConfig
-from rayrl.types import GroupInfo, LearnBatch, PromptTask
+from rayrl.telemetry.process import resident_bytes
+from rayrl.types import GroupInfo, LearnBatch, Outcomes, PromptTask
 
 T = TypeVar("T")
 
@@ -41,13 +43,14 @@ class BufferService:
         num_workers: int = 0,
         priority: Priority = reward_spread,
         adopt: Callable[[Any], Any] = lambda payload: payload,
+        outcomes: OutcomeLog | None = None,
     ) -> None:
         """``adopt``: makes a payload outlive the worker that brought it (`Store.adopt`), called once for each that arrives.
         ``weights``, ``aggregate``, ``group_filter``, ``on_failure``, ``fallback_value``: see `RewardRules`.
-        ``jobs``, ``num_workers``, ``priority``: see `BufferCore`.
+        ``jobs``, ``num_workers``, ``priority``, ``outcomes``: see `BufferCore`.
         """
         rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter)
-        self._core = BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority)
+        self._core = BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority, outcomes=outcomes)
         self._adopt = adopt
         self._changed = threading.Condition()
         self._progress = 0
@@ -125,6 +128,11 @@ class BufferService:
             self._core.requeue_lost(ordinals)
             self._note(True)
 
+    def take_outcomes(self, ordinals: Sequence[int]) -> Outcomes:
+        """For the archive: who rewarded these groups, and which others were dropped since it last asked. Told once."""
+        with self._changed:
+            return self._core.outcomes.take(ordinals)
+
     # ---- the driver
 
     def set_version(self, version: int) -> None:
@@ -154,7 +162,7 @@ class BufferService:
 
     def stats(self) -> dict[str, float]:
         with self._changed:
-            return self._core.stats()
+            return self._core.stats() | {"memory/buffer_bytes": float(resident_bytes())}
 
     def wait_for_progress(self, seen: int, wait_s: float) -> int:
         """A number that grows with every result, reward, drop, failure and confirmation; returns as soon as it differs from ``seen``.

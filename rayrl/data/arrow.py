@@ -26,6 +26,7 @@ _REWARD = pa.struct(
         ("latency_s", pa.float32()),
         ("cost_usd", pa.float64()),
         ("error", pa.string()),
+        ("answer", pa.string()),
     ]
 )
 
@@ -69,9 +70,14 @@ def encode(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
         pa.array([t.prompt_text for t in ts], pa.string()),
         pa.array([t.ground_truth for t in ts], pa.string()),
         pa.array([json.dumps(dict(t.metadata)) if t.metadata else "" for t in ts], pa.string()),
-        pa.array([[_reward_row(r) for r in t.rewards] for t in ts], pa.list_(_REWARD)),
+        encode_records([t.rewards for t in ts]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def encode_records(records: Sequence[Sequence[RewardRecord]]) -> pa.ListArray:
+    """The column ``rewards``: one list of records per trajectory."""
+    return pa.array([[_reward_row(r) for r in sample] for sample in records], pa.list_(_REWARD))
 
 
 def decode(batch: pa.RecordBatch) -> list[Trajectory]:
@@ -128,6 +134,7 @@ def _reward_row(r: RewardRecord) -> dict:
         "latency_s": r.latency_s,
         "cost_usd": r.cost_usd,
         "error": r.error,
+        "answer": r.answer,
     }
 
 

@@ -55,6 +55,11 @@ class LearnerBase:
         self._busy_s += elapsed
         return report | {"learner/tokens_per_s": report["learner/tokens"] / elapsed}
 
+    def token_records(self) -> Any | None:
+        """A store reference to what the last step knew of this rank's tokens (`learner.token_records`); None where nothing is kept."""
+        records, self._trainer.token_records = self._trainer.token_records, None
+        return None if records is None else self._store.put(records)
+
     def export_weights(self, version: int, canary_token_ids: IntArray | None) -> WeightUpdate | None:
         """Packs the policy bucket by bucket in `model.dtype`; rank 0 stores the buckets and returns the update, others None."""
         begin = time.perf_counter()

@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from rayrl.algorithms import correction, kl, losses, metrics, reductions, registry, values
 from rayrl.config.schema import Config
 from rayrl.errors import ConfigError, Diverged
+from rayrl.learner import token_records
 from rayrl.learner.credit import Credit, assign
 from rayrl.learner.ema import Ema
 from rayrl.learner.group import Group
@@ -65,6 +67,8 @@ class Trainer:
         self._total_updates = config.run.steps * config.learner.epochs * config.learner.minibatches
         self.policy, self.critic, self._ema = policy, critic, ema
         self.updates = 0
+        self.token_records: pa.RecordBatch | None = None
+        """Of the last step (`learner.token_records`); None where trajectories are not kept."""
 
     def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> dict[str, float]:
         """Trains on ``batch`` and returns global metrics; a batch in which nothing may be trained on changes nothing."""
@@ -83,11 +87,14 @@ class Trainer:
         prox = self._predict(self.policy, plan, rows, lambda out: out[0]) if several and self._mode != "none" else None
         old_values = self._predict(self.critic, plan, rows, lambda out: out) if self.critic else None
         assigned = assign(self._algorithm, self._config.algorithm.kl, plan, rows, old_values, self._group)
-        tally = Tally()
+        tally, first = Tally(), token_records.FirstLogprobs()
         for epoch in range(learner.epochs):
             for k in self._order(len(plan.minibatches), batch.step, epoch):
                 if plan.minibatches[k].tokens > 0:
-                    self._update(plan.minibatches[k], rows, prox, old_values, assigned, tally)
+                    self._update(plan.minibatches[k], rows, prox, old_values, assigned, tally, first)
+        if self._config.telemetry.rollouts:
+            seen = first.table(rows.mask.shape) if prox is None else prox
+            self.token_records = token_records.encode(batch, rows, assigned.advantages, seen)
         return self._report(plan, rows, assigned, tally)
 
     def _order(self, minibatches: int, step: int, epoch: int) -> list[int]:
@@ -108,13 +115,20 @@ class Trainer:
         return rows.inputs(micro, packed=self._config.learner.packing, device=self._device)
 
     def _update(
-        self, minibatch: Minibatch, rows: Rows, prox: Tensor | None, old_values: Tensor | None, assigned: Credit, tally: Tally
+        self,
+        minibatch: Minibatch,
+        rows: Rows,
+        prox: Tensor | None,
+        old_values: Tensor | None,
+        assigned: Credit,
+        tally: Tally,
+        first: token_records.FirstLogprobs,
     ) -> None:
         """One optimiser update of the policy, and of the critic where there is one."""
         denominator = reductions.denominator(self._algorithm.reduction, minibatch.action_tokens, self._max_tokens)
         for micro in minibatch.micro_batches:
             inputs = self._inputs(rows, micro)
-            self._policy_pass(micro, inputs, rows, prox, assigned, denominator, tally)
+            first.add(micro, self._policy_pass(micro, inputs, rows, prox, assigned, denominator, tally))
             if self.critic:
                 self._critic_pass(micro, inputs, rows, old_values, assigned, minibatch.tokens, tally)
             tally.add("one", {"learner/processed": torch.tensor(inputs.processed_tokens if micro else 0)})
@@ -141,7 +155,8 @@ class Trainer:
 
     def _policy_pass(
         self, micro: list[int], inputs: Any, rows: Rows, prox: Tensor | None, assigned: Credit, denominator: float, tally: Tally
-    ) -> None:
+    ) -> Tensor:
+        """Adds to the gradient; returns the log-probs float32[len(micro), w] that it was computed from, detached."""
         settings = self._config.algorithm
         window = rows.window(micro).to(self._device)
         cut = lambda x: x[micro, : window.shape[1]].to(self._device)
@@ -175,6 +190,7 @@ class Trainer:
         loss = reductions.reduce(self._algorithm.reduction, token_loss, window, self._max_tokens).sum / denominator
         tally.add("update", {"learner/loss": loss})
         self.policy.backward(loss)
+        return logprobs.detach()
 
     def _critic_pass(
         self, micro: list[int], inputs: Any, rows: Rows, old_values: Tensor, assigned: Credit, tokens: int, tally: Tally

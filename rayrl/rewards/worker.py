@@ -11,6 +11,7 @@ from typing import Any
 from rayrl.data import arrow
 from rayrl.errors import RayrlError
 from rayrl.protocols import ReplayBuffer, RewardScorer, Store
+from rayrl.telemetry.process import resident_bytes
 from rayrl.types import GroupInfo, RewardRecord, RewardStatus, Trajectory
 
 _POLL_S = 1.0
@@ -62,7 +63,7 @@ class RewardWorker:
         return self._scorer.score(trajectories)
 
     def stats(self) -> dict[str, Any]:
-        """Seconds ``busy_s`` and ``waited_s``; ``groups``; records ``scored`` and ``failed``, and ``failed_by_reason``."""
+        """Seconds ``busy_s`` and ``waited_s``; ``groups``; records ``scored`` and ``failed``, ``failed_by_reason``; and ``rss_bytes``."""
         return {
             "busy_s": self._busy_s,
             "waited_s": self._waited_s,
@@ -70,6 +71,7 @@ class RewardWorker:
             "scored": self._scored,
             "failed": self._failed.total(),
             "failed_by_reason": dict(self._failed),
+            "rss_bytes": float(resident_bytes()),
         }
 
     def _score(self, groups: Sequence[GroupInfo]) -> dict[int, list[list[RewardRecord]]]:

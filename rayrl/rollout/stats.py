@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from rayrl.telemetry.process import resident_bytes
 
 COUNTERS = (
     "tokens",
@@ -53,9 +53,4 @@ class RolloutStats:
         """All counters, ``uptime_s`` and ``rss_bytes`` of this process."""
         with self._lock:
             sums = dict(self._sums)
-        return sums | {"uptime_s": time.monotonic() - self._started, "rss_bytes": float(_resident_bytes())}
-
-
-def _resident_bytes() -> int:
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+        return sums | {"uptime_s": time.monotonic() - self._started, "rss_bytes": float(resident_bytes())}

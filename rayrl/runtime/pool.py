@@ -17,8 +17,8 @@ class Pool:
     """Workers that run a loop of their own (``run()``), each replaced when it dies.
 
     ``on_lost(name)`` is called as soon as a worker is gone (its leases are released there), ``on_back(handle)`` before its
-    replacement starts its loop (it gets the newest weights there). A worker that fails more often than ``restarts`` times
-    ends the run: `RoleFailed` with the last failure.
+    replacement starts its loop (it gets the newest weights there), ``on_replaced(name, failure)`` when it works. A worker that
+    fails more often than ``restarts`` times ends the run: `RoleFailed` with the last failure.
     """
 
     def __init__(
@@ -31,9 +31,10 @@ class Pool:
         restarts: int = 3,
         on_lost: Callable[[str], None] = lambda name: None,
         on_back: Callable[[Handle], None] = lambda handle: None,
+        on_replaced: Callable[[str, RoleFailed], None] = lambda name, failure: None,
     ) -> None:
         self._runtime, self._specs, self._start_s, self._limit = runtime, list(specs), start_s, restarts
-        self._on_lost, self.on_back = on_lost, on_back
+        self._on_lost, self.on_back, self.on_replaced = on_lost, on_back, on_replaced
         self.handles = list(handles)
         self.restarts = [0] * len(handles)
         self._loops: list[Pending] = []
@@ -94,6 +95,7 @@ class Pool:
         self.handles[i] = self._runtime.start([self._specs[i]], self._start_s)[0]
         self.on_back(self.handles[i])
         self._loops[i] = self.handles[i].submit("run")
+        self.on_replaced(self.handles[i].name, failure)
 
 
 class Ranks:
@@ -131,6 +133,11 @@ class Joint:
             if not waiting or time.monotonic() > limit:
                 return gather(self._parts, 0.0)[0]
             waiting[0].wait(min(_GLANCE_S, max(0.0, limit - time.monotonic())))
+
+    def results(self, timeout_s: float) -> list[Any]:
+        """The answer of every rank."""
+        self.result(timeout_s)
+        return gather(self._parts, 0.0)
 
 
 def gather(parts: Sequence[Pending], timeout_s: float) -> list[Any]:

@@ -1,27 +1,90 @@
-"""Keeps every trajectory that was trained on. A role of its own, so that neither driver nor learner waits for a disk."""
+"""Keeps every trajectory that was trained on, and a bounded number of those that were not. A role of its own, so that neither
+driver nor learner waits for a disk. Payloads, reward records and token records come by reference or from the buffer itself; the driver
+moves none of them.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from rayrl.protocols import Store
-from rayrl.telemetry.rollouts import RolloutWriter
-from rayrl.types import LearnBatch
+import numpy as np
+import pyarrow as pa
+
+from rayrl.errors import RayrlError
+from rayrl.protocols import ReplayBuffer, Store
+from rayrl.telemetry.process import resident_bytes
+from rayrl.telemetry.rollouts import GroupRows, RolloutWriter, Tokens, lists
+from rayrl.types import DroppedGroup, LearnBatch, RewardRecord
+
+EncodeRecords = Callable[[Sequence[Sequence[RewardRecord]]], pa.Array]
 
 
 class Archive:
-    def __init__(self, folder: Path, store: Store, *, fetch_s: float) -> None:
-        self._writer, self._store, self._fetch_s = RolloutWriter(folder), store, fetch_s
+    def __init__(self, folder: Path, store: Store, buffer: ReplayBuffer, encode_records: EncodeRecords, *, fetch_s: float) -> None:
+        """``encode_records``: see `RolloutWriter.write`."""
+        self._writer, self._store, self._buffer, self._fetch_s = RolloutWriter(folder), store, buffer, fetch_s
+        self._encode_records = encode_records
 
-    def write(self, step: int, batch: LearnBatch) -> int:
-        """Writes one step's batch and returns the bytes on disk. Raises `StorageError`."""
-        batches = [self._store.get(g.info.payload, timeout_s=self._fetch_s) for g in batch.groups]
-        path = self._writer.write(
-            step,
-            batch.version,
-            batches,
-            [g.rewards for g in batch.groups],
-            [g.kept for g in batch.groups],
-            components=[g.components for g in batch.groups],
-        )
-        return path.stat().st_size
+    def write(self, step: int, batch: LearnBatch, token_records: Sequence[Any] = ()) -> dict[str, float]:
+        """Writes one step's batch with the learner's ``token_records`` (one store reference or None per rank).
+
+        Returns metrics of the archive itself: bytes on disk, processor seconds, groups that were dropped and not kept. Raises
+        `StorageError`.
+        """
+        cpu = time.thread_time()
+        outcomes = self._buffer.take_outcomes(batch.ordinals)
+        tokens = {}
+        for reference in token_records:
+            if reference is not None:
+                tokens |= dict(_tokens(self._fetch(reference)))
+        groups = [
+            GroupRows(
+                g.info,
+                self._fetch(g.info.payload),
+                g.rewards,
+                g.kept,
+                components=g.components,
+                records=outcomes.records.get(g.info.ordinal, ()),
+                tokens=[tokens.get((g.info.ordinal, i)) for i in range(len(g.kept))],
+            )
+            for g in batch.groups
+        ]
+        groups += [rows for dropped in outcomes.dropped if (rows := self._dropped(dropped)) is not None]
+        path = self._writer.write(step, batch.version, groups, self._encode_records)
+        return {
+            "archive/bytes": float(path.stat().st_size),
+            "archive/cpu_s": time.thread_time() - cpu,
+            "archive/forgotten_groups": float(outcomes.forgotten),
+            "memory/archive_bytes": float(resident_bytes()),
+        }
+
+    def _fetch(self, reference: Any) -> pa.RecordBatch:
+        return self._store.get(reference, timeout_s=self._fetch_s)
+
+    def _dropped(self, group: DroppedGroup) -> GroupRows | None:
+        """None where the payload is gone: nobody promised to keep it."""
+        try:
+            payload = self._fetch(group.info.payload)
+        except RayrlError:
+            return None
+        return GroupRows(group.info, payload, reason=group.reason, components=_components(group), records=group.records)
+
+
+def _components(group: DroppedGroup) -> dict[str, np.ndarray]:
+    """float32[n] per component, as far as it was scored before the group was dropped."""
+    if len(group.records) != len(group.info.lengths):
+        return {}
+    names = sorted({record.component for sample in group.records for record in sample})
+    value = lambda sample, name: next((r.value for r in sample if r.component == name and r.value is not None), np.nan)
+    return {name: np.array([value(sample, name) for sample in group.records], np.float32) for name in names}
+
+
+def _tokens(records: pa.RecordBatch) -> Iterator[tuple[tuple[int, int], Tokens]]:
+    """By (ordinal, sample)."""
+    ordinals, samples = records.column("ordinal").to_pylist(), records.column("sample").to_pylist()
+    advantages, logprobs = lists(records.column("advantages")), lists(records.column("learner_logprobs"))
+    for i, key in enumerate(zip(ordinals, samples, strict=True)):
+        yield key, Tokens(advantages[i], logprobs[i])

@@ -113,6 +113,9 @@ METRICS: dict[str, Metric] = {
     "step/save_s": Metric("s", "The driver's wait for a checkpoint"),
     "step/evaluate_s": Metric("s", "The driver's wait for an evaluation"),
     "step/driver_cpu_s": Metric("s", "Processor time of the driver's own process"),
+    "archive/bytes": Metric("bytes", "Trajectories written to disk in the step before"),
+    "archive/cpu_s": Metric("s", "Processor time of writing them"),
+    "archive/forgotten_groups": Metric("groups", "Dropped groups that were counted but not written"),
     "store/used_bytes": Metric("bytes", "Object store in use"),
     "telemetry/spans_lost_count": Metric("spans", "Spans that fell out of a recorder before they were drained"),
 }

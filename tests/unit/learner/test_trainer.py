@@ -350,3 +350,35 @@ def test_a_critic_that_nothing_teaches_is_refused(model_folder):
 def test_the_plain_learner_is_one_rank(model_folder):
     with pytest.raises(ConfigError, match=r"learner\.ranks"):
         TorchLearner(config(model_folder, ranks=2), DictStore())
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_token_records_hold_the_advantages_and_log_probs_of_every_trained_token(minibatches, model_folder):
+    store = DictStore()
+    learner = TorchLearner(config(model_folder, minibatches=minibatches, optim__lr=0.0, token_budget=60), store)
+    batch = random_batch(store, turns=2, drop=0.3)
+    report = learner.step(batch, None)
+    rows = store.get(learner.token_records(), timeout_s=0).to_pylist()
+    trained = {(g.info.ordinal, i) for g in batch.groups for i in np.flatnonzero(g.kept)}
+    assert {(r["ordinal"], r["sample"]) for r in rows} == trained and len(rows) == len(trained)
+    found, everything, tokens = 0.0, 0.0, 0
+    for row in rows:
+        group = batch.groups[row["ordinal"]]
+        payload = store.get(group.info.payload, timeout_s=0)
+        [behavior] = [np.array(payload["behavior_logprobs"][row["sample"]].as_py())]
+        behavior = behavior[np.array(payload["action_mask"][row["sample"]].as_py(), bool)]
+        found += np.abs(np.array(row["learner_logprobs"]) - behavior).sum()
+        everything += np.sum(row["advantages"])
+        tokens += len(row["advantages"])
+    if minibatches == 1:  # the metric is measured on the first update alone
+        assert found / tokens == pytest.approx(report["mismatch/abs"], rel=1e-4)
+    assert everything / tokens == pytest.approx(report["advantage/mean"], abs=1e-5)
+    assert learner.token_records() is None  # told once
+
+
+def test_no_token_is_recorded_where_trajectories_are_not_kept(model_folder):
+    store, settings = DictStore(), config(model_folder)
+    settings.telemetry.rollouts = False
+    learner = TorchLearner(settings, store)
+    learner.step(random_batch(store), None)
+    assert learner.token_records() is None
