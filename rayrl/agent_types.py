@@ -1,6 +1,7 @@
 """The vocabulary of environment agents: what an environment shows, what one step of many environments gives, what an episode was.
 
-`types.py` holds what agents share with language models. Legend of shapes: ``K`` environments of one worker, ``T`` steps.
+`types.py` holds what agents share with language models. Legend of shapes: ``K`` environments of one worker, ``T`` steps, ``M``
+truncated episodes, ``H`` width of the recurrent state.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayrl.types import BoolArray, FloatArray
+from rayrl.types import BoolArray, FloatArray, IntArray, VersionSpan
 
 Observation = Mapping[str, NDArray[Any]]
 """One observation, or a stack of them: name -> array whose last axes are the `ArraySpec`'s shape."""
@@ -107,3 +108,66 @@ class StepResult:
     last_observations: Mapping[int, Observation]
     """For each truncated environment the real last observation, before the automatic reset."""
     episodes: tuple[EpisodeRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """T steps of K environments side by side: the environment agent's counterpart of a `Trajectory`.
+
+    Row t holds the observation that the policy acted in, its action, and what the environment answered. An environment that
+    ended at row t (terminated or truncated) shows the first observation of its next episode in row t+1, with a fresh recurrent
+    state. Arrays may be read-only views of shared memory.
+    """
+
+    ordinal: int
+    """The ticket that it answers: trained at most once."""
+    observations: Observation
+    """name -> [T+1, K, ...] in the environment's compact dtypes; row T is what the value function is bootstrapped from."""
+    state: FloatArray
+    """float32[K, H]: recurrent state before row 0."""
+    actions: NDArray[np.int16]
+    """int16[T, K]."""
+    logprobs: FloatArray
+    """float32[T, K]: log-probability of each action under the policy that chose it."""
+    rewards: FloatArray
+    """float32[T, K]: extrinsic, neither scaled nor clipped."""
+    terminated: BoolArray
+    """bool[T, K]: the task ended the episode; nothing is worth anything after it."""
+    truncated: BoolArray
+    """bool[T, K]: a limit ended the episode; the value of its real last observation counts."""
+    final_steps: IntArray
+    """int32[M]: row of each truncation, ascending."""
+    final_envs: IntArray
+    """int32[M]: environment of each truncation."""
+    final_observations: Observation
+    """name -> [M, ...]: the real last observations, which `observations` no longer show."""
+    message_hash: NDArray[np.uint64]
+    """uint64[T, K]: of the text in the observation acted in; 0 where there is none."""
+    message_count: IntArray
+    """int32[T, K]: sightings of exactly that text in the running episode, this one included (the first is 1)."""
+    version_spans: tuple[VersionSpan, ...]
+    """In steps; cover ``[0, T)``."""
+    texts: Mapping[int, bytes] = field(default_factory=dict)
+    """hash -> text, for every hash that this worker has not delivered before."""
+    episodes: tuple[EpisodeRecord, ...] = ()
+    """Episodes that ended within the fragment, by (step, env)."""
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return int(self.actions.shape[0])
+
+    @property
+    def envs(self) -> int:
+        """K."""
+        return int(self.actions.shape[1])
+
+    @property
+    def frames(self) -> int:
+        """T x K: transitions trained on."""
+        return int(self.actions.size)
+
+    @property
+    def oldest_version(self) -> int:
+        """The version that staleness counts from."""
+        return min(span.version for span in self.version_spans)

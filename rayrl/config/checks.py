@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rayrl.algorithms import registry
+from rayrl.config import agent_checks
 from rayrl.config.choices import CHOICES, RANGES
 from rayrl.config.placement import needs_reference
 from rayrl.config.schema import Config
@@ -31,7 +32,8 @@ def require_consistent(config: Config) -> None:
 def problems(config: Config) -> list[str]:
     """Every problem of ``config``, one line each. Rules between settings are only asked when each setting by itself is possible."""
     single = [*_choices(config), *_ranges(config)]
-    return single or [line for rule in _RULES for line in rule(config)]
+    rules = (*_RULES, *(_LANGUAGE_RULES if config.agent.env is None else agent_checks.RULES))
+    return single or [line for rule in rules for line in rule(config)]
 
 
 def _choices(config: Config) -> Iterator[str]:
@@ -103,8 +105,6 @@ def _algorithm(config: Config) -> Iterator[str]:
         yield f"learner.critic is true and algorithm.advantage {resolved.advantage} reads no values: leave it null"
     if config.reference.path is not None and not needs_reference(config):
         yield "reference.path is set and algorithm.kl.coef is 0, which starts no reference model: raise the coefficient, or remove the path"
-    if len(config.learner.optim.betas) != 2 or not all(0 <= b < 1 for b in config.learner.optim.betas):
-        yield f"learner.optim.betas is {config.learner.optim.betas}: two numbers of at least 0 and below 1"
 
 
 def _sampling(config: Config) -> Iterator[str]:
@@ -177,6 +177,8 @@ def _learner(config: Config) -> Iterator[str]:
         yield f"learner.zero_stage is {learner.zero_stage} and learner.backend is torch: ZeRO belongs to deepspeed"
     if learner.offload and (learner.backend != "deepspeed" or learner.zero_stage < 2):
         yield "learner.offload needs learner.backend=deepspeed and learner.zero_stage 2 or 3"
+    if len(config.learner.optim.betas) != 2 or not all(0 <= b < 1 for b in config.learner.optim.betas):
+        yield f"learner.optim.betas is {config.learner.optim.betas}: two numbers of at least 0 and below 1"
 
 
 def _schedule(config: Config) -> Iterator[str]:
@@ -193,14 +195,5 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"placement.mode is cpu and rollout.tensor_parallel is {config.rollout.tensor_parallel}: it counts GPUs; set it to 1"
 
 
-_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
-    _batch,
-    _lengths,
-    _algorithm,
-    _sampling,
-    _rewards,
-    _feedback,
-    _data,
-    _learner,
-    _schedule,
-)
+_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_batch, _learner, _schedule, _feedback)
+_LANGUAGE_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_lengths, _algorithm, _sampling, _rewards, _data)

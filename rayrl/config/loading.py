@@ -27,6 +27,8 @@ from rayrl.errors import ConfigError
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
+LANGUAGE_ONLY = ("model.path", "data.source")
+"""Mandatory for a language model; an environment agent has neither."""
 CONFIG_FILE, ORIGINS_FILE = "config.yaml", "config_origins.json"
 
 
@@ -116,6 +118,8 @@ def _build(stack: Sequence[Layer], recipe: str, origins: Mapping[str, str], chec
             written[key] = origins.get(key, layer.origin(key)) if layer.name != COMMAND_LINE else COMMAND_LINE
     if problems:
         raise ConfigError("\n".join(problems), "`rayrl plan --explain KEY` says what a key means; `--explain .` lists all keys")
+    if OmegaConf.select(config, "agent.env") is not None:
+        _excuse(config, LANGUAGE_ONLY)
     missing = [
         key for key in _leaf_keys(config) if OmegaConf.is_missing(OmegaConf.select(config, key.rpartition(".")[0]), key.rpartition(".")[2])
     ]
@@ -174,6 +178,14 @@ def _assign(config: DictConfig, key: str, value: Any) -> str | None:
     except OmegaConfBaseException:
         return _ill_typed(field, key, value)
     return None
+
+
+def _excuse(config: DictConfig, keys: Sequence[str]) -> None:
+    """Mandatory ``keys`` that nobody set become empty."""
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        if OmegaConf.is_missing(OmegaConf.select(config, section), name):
+            OmegaConf.update(config, key, "")
 
 
 def _off(key: str, value: Any) -> Any:

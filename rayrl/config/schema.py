@@ -241,6 +241,84 @@ class FeedbackConfig:
 
 
 @dataclass
+class AgentNetworkConfig:
+    size: str = "oni"
+    """Preset of the widths below: oni (2.8 M parameters) or small (0.24 M)."""
+    channels: int | None = None
+    """Channels of the convolutions over the characters; null takes the preset's."""
+    hidden: int | None = None
+    """Width of the recurrent state (GRU); null takes the preset's."""
+    features: int | None = None
+    """Width of the map's feature vector; null takes the preset's."""
+
+
+@dataclass
+class IntrinsicConfig:
+    kind: str = "none"
+    """Where r̂ comes from: none, count (1 for every text), retrieval, classification or ranking (labels of the annotator), or cosine
+    (similarity to `goal`)."""
+    coef: float = 1.0
+    """b: weight of r̂·N^-β in the reward."""
+    count_exponent: float = 3.0
+    """β: how fast a text loses its worth within an episode (N sightings, the present one included)."""
+    threshold: float | None = None
+    """Classification: probability above which a text counts (0.5). Ranking: normalised score above which it counts (-0.5). Cosine:
+    similarity below which it is 0 (0). Null takes the value in brackets."""
+    goal: str = ""
+    """Text that the cosine baseline compares with."""
+
+
+@dataclass
+class AgentConfig:
+    """An environment agent instead of a language model. Defaults are ONI's."""
+
+    env: str | None = None
+    """Agent environment by registry name or `module:Class`; null trains a language model."""
+    env_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment."""
+    message_key: str | None = None
+    """Entry of a Gymnasium environment's observation or info that holds its text; null takes the only text of the observation."""
+    workers: int = 2
+    """Env workers: one process each, one compute thread, with a copy of the policy."""
+    envs_per_worker: int = 16
+    """Environments that one worker steps side by side."""
+    fragment_length: int = 32
+    """Steps of each environment in one fragment: the unit that is trained on, and the length of backpropagation through time."""
+    credit: str = "vtrace"
+    """Value targets and advantages: vtrace, or gae (PPO)."""
+    gamma: float = 0.99
+    """Discount."""
+    lam: float = 0.95
+    """GAE lambda."""
+    rho_clip: float = 1.0
+    """V-trace: upper bound ρ̄ of the importance weight of a temporal difference."""
+    c_clip: float = 1.0
+    """V-trace: upper bound c̄ of the trace weight."""
+    clip: float = 0.1
+    """Policy ratios are clipped to [1/(1+clip), 1+clip]."""
+    value_coef: float = 0.5
+    """Weight of the value loss."""
+    value_clip: float = 1.0
+    """Clip range of the value update; 0 is off."""
+    entropy_coef: float = 0.003
+    """Weight of the entropy bonus."""
+    normalize_advantages: bool = True
+    """Subtract the mean and divide by the standard deviation over the minibatch."""
+    reward_scale: float = 1.0
+    """s: factor of the extrinsic reward before clipping."""
+    reward_clip: float = 10.0
+    """The scaled extrinsic reward is clipped to ± this."""
+    extrinsic_coef: float = 1.0
+    """a: weight of the extrinsic reward after clipping; 0 is reward-free."""
+    separate_values: bool = False
+    """Own value heads (and own advantages, summed) for extrinsic and intrinsic reward."""
+    eval_episodes: int = 32
+    """Episodes of one evaluation, all workers together."""
+    network: AgentNetworkConfig = field(default_factory=AgentNetworkConfig)
+    intrinsic: IntrinsicConfig = field(default_factory=IntrinsicConfig)
+
+
+@dataclass
 class KLConfig:
     coef: float = 0.0
     """Weight of the KL penalty against the reference model; 0 starts no reference model."""
@@ -486,6 +564,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)

@@ -21,10 +21,15 @@ _SAME_NAME = (
     "retry.max_attempts",
     *(f"sampling.{name}" for name in ("max_tokens", "stop", "temperature", "top_p")),
 )
+_AGENT_READ = ("entropy_coef", "workers")
 NOT_YET_READ: set[str] = {
     key
     for key, field in fields.table().items()
     if key.startswith("feedback.") and not field.section and key.removeprefix("feedback.") not in _SAME_NAME
+} | {
+    key
+    for key, field in fields.table().items()
+    if key.startswith("agent.") and not field.section and key.removeprefix("agent.") not in _AGENT_READ
 }
 
 

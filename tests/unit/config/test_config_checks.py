@@ -78,3 +78,33 @@ def test_all_problems_are_reported_in_one_error(recipe):
 def test_what_is_possible_passes(recipe):
     overrides = ["algorithm.name=ppo", "batch.group_size=1", "learner.critic=true", "buffer.max_staleness=3", "buffer.max_groups=200"]
     assert problems(load(recipe(), overrides).config) == []
+
+
+AGENT = "agent: {env: chain}\n"
+AGENT_CASES = [
+    ("model.path is 'm'", ["model.path=m"]),
+    ("data.source is 'task:arithmetic'", ["data.source=task:arithmetic"]),
+    ("rewards.components names correct", ["rewards.components.correct.verifier=arithmetic"]),
+    ("rollout.env is 'calculator'", ["rollout.env=calculator"]),
+    ("algorithm.kl.coef is 0.1", ["algorithm.kl.coef=0.1"]),
+    ("placement.mode is colocated", ["placement.mode=colocated"]),
+    ("learner.ema_decay", ["learner.ema_decay=0.9"]),
+    ("learner.ranks is 2", ["learner.ranks=2"]),
+    ("agent.intrinsic.goal is empty", ["agent.intrinsic.kind=cosine"]),
+    ("nothing to learn from", ["agent.extrinsic_coef=0"]),
+    ("second value head", ["agent.separate_values=true"]),
+    ("did you mean 'retrieval'?", ["agent.intrinsic.kind=retreival"]),
+    ("agent.gamma is 1.5", ["agent.gamma=1.5"]),
+]
+
+
+@pytest.mark.parametrize(("expected", "overrides"), AGENT_CASES, ids=[c[0] for c in AGENT_CASES])
+def test_an_agent_that_cannot_work_is_refused_by_name(recipe, expected, overrides):
+    with pytest.raises(ConfigError) as caught:
+        load(recipe("agent", AGENT), overrides)
+    assert expected in str(caught.value)
+
+
+def test_an_agent_needs_neither_model_path_nor_prompts(recipe):
+    config = load(recipe("agent", AGENT)).config
+    assert (config.model.path, config.data.source) == ("", "")
