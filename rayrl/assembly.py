@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,13 @@ def build_buffer(config: Config, store: Store) -> Any:
     from rayrl.buffer.service import BufferService
 
     algorithm = registry.resolve(config.algorithm)
+    entry, knobs = registry.aggregator(config.rewards)
+    aggregate = registry.load(registry.AGGREGATORS, config.rewards.aggregate, "rewards.aggregate")
     return BufferService(
         config.buffer,
-        weights={name: component.weight for name, component in config.rewards.components.items()},
-        aggregate=registry.load(registry.AGGREGATORS, config.rewards.aggregate, "rewards.aggregate"),
+        weights={name: component.weight for name, component in config.rewards.components.items() if component.weight != 0},
+        aggregate=partial(aggregate, **knobs) if knobs else aggregate,
+        gaps=entry.gaps,
         group_filter=registry.load(registry.FILTERS, algorithm.filter, "algorithm.filter"),
         on_failure=config.rewards.on_failure,
         fallback_value=config.rewards.fallback_value,

@@ -239,6 +239,8 @@ class ScoredGroup:
     """float32[n]: the aggregated reward."""
     kept: BoolArray
     """bool[n]: False for samples that must not be trained on (failed score, aborted)."""
+    step_values: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """For each component that scores steps: one tuple per sample, one value per step; empty where it failed."""
 
 
 @dataclass(frozen=True, slots=True)

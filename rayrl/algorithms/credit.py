@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,11 +31,22 @@ class OutcomeInputs:
     """int64[N]: action tokens of each trajectory."""
     kept: Tensor
     """bool[N]: False for trajectories that must not be trained on."""
+    components: Tensor | None = None
+    """float32[C, N]: weighted reward components, for estimators that weigh objectives; NaN where a score failed."""
+    weights: Tensor | None = None
+    """float32[C]."""
+    rng: np.random.Generator | None = None
+    """Equal on every rank, for estimators that draw."""
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(getattr(self, name).shape) for name in ("rewards", "group", "lengths", "kept")}
         if self.rewards.dim() != 1 or len(set(shapes.values())) != 1:
             raise ValueError(f"outcome inputs must be vectors of one length, got {shapes}")
+
+
+def none(inputs: OutcomeInputs) -> Tensor:
+    """0 everywhere: for losses that read rewards or pairs themselves."""
+    return torch.zeros_like(inputs.rewards)
 
 
 def grpo(inputs: OutcomeInputs) -> Tensor:

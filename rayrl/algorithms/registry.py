@@ -1,118 +1,54 @@
-"""The one table of methods: what a name in the configuration stands for.
+"""What the names and numbers of `algorithm` stand for: `resolve` fills a configuration from its preset and checks it.
 
-Values are ``module:attribute`` strings, resolved by `load` when the thing is needed: listing methods and planning a run need no
-torch. To add a method: one function in its file, one line in its table, and a preset if it is a published algorithm.
+The tables (tables.py) and presets (presets.py) say what exists; `load` imports a function when it is needed, so that listing
+methods and planning a run need no torch.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, TypeVar
 
-from rayrl.config.schema import AlgorithmConfig, CorrectionConfig
+from rayrl.algorithms.entries import Entry, Value, knobs_of, nearest
+from rayrl.algorithms.presets import PRESETS, Preset
+from rayrl.algorithms.tables import (
+    ADVANTAGES,
+    AGGREGATORS,
+    FILTERS,
+    GROUP_LOSSES,
+    LOSSES,
+    OUTCOME_ADVANTAGES,
+    PAIRS,
+    REDUCTIONS,
+    RESAMPLINGS,
+    SHAPINGS,
+    STEPS,
+    TOKEN_ADVANTAGES,
+    TOKEN_LOSSES,
+)
+from rayrl.config.schema import AlgorithmConfig, CorrectionConfig, RewardsConfig
 from rayrl.errors import ConfigError
+
+__all__ = [
+    "ADVANTAGES", "AGGREGATORS", "FILTERS", "GROUP_LOSSES", "LOSSES", "OUTCOME_ADVANTAGES", "PAIRS", "PRESETS", "REDUCTIONS",
+    "RESAMPLINGS", "SHAPINGS", "STEPS", "TOKEN_ADVANTAGES", "TOKEN_LOSSES", "Preset", "Resolved", "aggregator", "correction_mode",
+    "load", "resolve",
+]  # fmt: skip
 
 T = TypeVar("T")
 
-OUTCOME_ADVANTAGES = {
-    "grpo": "rayrl.algorithms.credit:grpo",
-    "dr_grpo": "rayrl.algorithms.credit:dr_grpo",
-    "rloo": "rayrl.algorithms.credit:rloo",
+PARTS: dict[str, dict[str, Entry]] = {
+    "advantage": ADVANTAGES,
+    "loss": LOSSES,
+    "filter": FILTERS,
+    "shaping": SHAPINGS,
+    "steps": STEPS,
+    "pairs": PAIRS,
+    "resample": RESAMPLINGS,
 }
-"""``f(OutcomeInputs) -> float32[N]``, from the scalars of the whole batch."""
-
-TOKEN_ADVANTAGES = {
-    "gae": "rayrl.algorithms.token_credit:gae",
-    "gae_raw": "rayrl.algorithms.token_credit:gae_raw",
-    "reinforce_pp": "rayrl.algorithms.token_credit:reinforce_pp",
-    "reinforce_pp_baseline": "rayrl.algorithms.token_credit:reinforce_pp_baseline",
-}
-"""``f(TokenInputs, reduce) -> TokenAdvantages``, from the tokens of one rank."""
-
-ADVANTAGES = OUTCOME_ADVANTAGES | TOKEN_ADVANTAGES
-
-CRITIC_ADVANTAGES = frozenset({"gae", "gae_raw"})
-"""Those that read values."""
-
-GROUP_ADVANTAGES = frozenset({"grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"})
-"""Those that compare samples of one prompt: with one sample per prompt they are 0."""
-
-LOSSES = {
-    "ppo_clip": "rayrl.algorithms.losses:ppo_clip",
-    "gspo": "rayrl.algorithms.losses:gspo",
-    "cispo": "rayrl.algorithms.losses:cispo",
-    "reinforce": "rayrl.algorithms.losses:reinforce",
-}
-"""``f(LossInputs) -> LossOutput``."""
-
-REDUCTIONS = {
-    "token_mean": "rayrl.algorithms.reductions:TOKEN_MEAN",
-    "sequence_mean": "rayrl.algorithms.reductions:SEQUENCE_MEAN",
-    "fixed_length": "rayrl.algorithms.reductions:FIXED_LENGTH",
-}
-"""`reductions.Reduction`."""
-
-FILTERS = {
-    "none": "rayrl.algorithms.filters:none",
-    "zero_variance": "rayrl.algorithms.filters:zero_variance",
-}
-"""``f(rewards, kept) -> reason | None``."""
-
-AGGREGATORS = {"weighted_sum": "rayrl.algorithms.aggregation:weighted_sum"}
-"""``f(components, weights) -> float32[n]``."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A published algorithm as a choice from the tables above. ``kl_*`` are the paper's habit, a hint: `algorithm.kl` decides."""
-
-    title: str
-    arxiv: str
-    advantage: str
-    loss: str
-    reduction: str
-    filter: str = "none"
-    clip_low: float = 0.2
-    clip_high: float | None = None
-    """None is as far up as down."""
-    kl_place: str | None = None
-    """loss, reward, or None where the paper uses no KL penalty."""
-    kl_estimator: str | None = None
-
-    @property
-    def needs_critic(self) -> bool:
-        return self.advantage in CRITIC_ADVANTAGES
-
-
-PRESETS = {
-    "grpo": Preset(
-        "Group Relative Policy Optimization", "2402.03300", "grpo", "ppo_clip", "sequence_mean", kl_place="loss", kl_estimator="k3"
-    ),
-    "dr_grpo": Preset("GRPO Done Right", "2503.20783", "dr_grpo", "ppo_clip", "fixed_length"),
-    # RLOO sums over the tokens of a trajectory; fixed_length is that sum times a constant.
-    "rloo": Preset("REINFORCE Leave-One-Out", "2402.14740", "rloo", "reinforce", "fixed_length", kl_place="reward", kl_estimator="k1"),
-    "reinforce_pp": Preset("REINFORCE++", "2501.03262", "reinforce_pp", "ppo_clip", "token_mean", kl_place="reward", kl_estimator="k1"),
-    "reinforce_pp_baseline": Preset(
-        "REINFORCE++ with group baseline",
-        "2501.03262",
-        "reinforce_pp_baseline",
-        "ppo_clip",
-        "token_mean",
-        kl_place="loss",
-        kl_estimator="k2",
-    ),
-    "ppo": Preset("Proximal Policy Optimization", "1707.06347", "gae", "ppo_clip", "token_mean", kl_place="reward", kl_estimator="k1"),
-    "dapo": Preset("DAPO", "2503.14476", "grpo", "ppo_clip", "token_mean", filter="zero_variance", clip_high=0.28),
-    # Section 5.1 of the paper: a mean over tokens moves far less than a token's ratio, so the clip range is a thousand times smaller.
-    "gspo": Preset("Group Sequence Policy Optimization", "2507.18071", "grpo", "gspo", "sequence_mean", clip_low=3e-4, clip_high=4e-4),
-    # The paper bounds the weight only from above and does not print the bound; weight <= 5 is that of ScaleRL (arXiv 2510.13786).
-    "cispo": Preset(
-        "Clipped IS-weight Policy Optimization", "2506.13585", "grpo", "cispo", "token_mean", "zero_variance", clip_low=1.0, clip_high=4.0
-    ),
-}
+"""The parts of an algorithm that have knobs, by their key under ``algorithm``."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +65,22 @@ class Resolved:
     clip_high: float
     gamma: float
     lam: float
+    shaping: str = "none"
+    steps: str = "none"
+    pairs: str | None = None
+    resample: str = "none"
+    knobs: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    """Knobs of each part (`PARTS`), complete and checked."""
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Part -> its line in the tables; without ``pairs`` where there are none."""
+        chosen = {part: getattr(self, part) for part in PARTS}
+        return {part: PARTS[part][name] for part, name in chosen.items() if name is not None}
+
+    def load(self, part: str) -> Any:
+        """The function of a part. Call it with ``**knobs[part]``."""
+        return load(PARTS[part], getattr(self, part), f"algorithm.{part}")
 
     @property
     def is_outcome(self) -> bool:
@@ -137,17 +89,27 @@ class Resolved:
 
     @property
     def needs_critic(self) -> bool:
-        return self.advantage in CRITIC_ADVANTAGES
+        return ADVANTAGES[self.advantage].values
 
     @property
     def needs_baseline(self) -> bool:
         """`TokenInputs.baseline` must be filled with `credit.group_mean`."""
-        return self.advantage in GROUP_ADVANTAGES and not self.is_outcome
+        return ADVANTAGES[self.advantage].baseline
+
+    @property
+    def needs_reference(self) -> bool:
+        """Log-probs of the frozen reference model are read whatever `algorithm.kl.coef` is."""
+        return any(entry.reference for entry in self.entries.values())
+
+    @property
+    def whole_groups(self) -> bool:
+        """A micro-batch holds all samples of its prompts."""
+        return LOSSES[self.loss].groups
 
     @property
     def min_group_size(self) -> int:
         """Fewest samples of one prompt with which anything is learned."""
-        return 2 if self.advantage in GROUP_ADVANTAGES or self.filter == "zero_variance" else 1
+        return max(entry.min_group for entry in self.entries.values())
 
 
 def resolve(algorithm: AlgorithmConfig) -> Resolved:
@@ -165,7 +127,14 @@ def resolve(algorithm: AlgorithmConfig) -> Resolved:
         clip_high=_or(algorithm.clip_high, _or(preset.clip_high, clip_low)),
         gamma=algorithm.gamma,
         lam=algorithm.lam,
+        shaping=_known(SHAPINGS, _or(algorithm.shaping, preset.shaping), "algorithm.shaping"),
+        steps=_known(STEPS, _or(algorithm.steps, preset.steps), "algorithm.steps"),
+        pairs=_pairs(algorithm, preset),
+        resample=_known(RESAMPLINGS, _or(algorithm.resample, preset.resample), "algorithm.resample"),
     )
+    known = {name for entry in resolved.entries.values() for name in entry.knobs}
+    given = {name: value for name, value in preset.args.items() if name in known} | dict(algorithm.args)
+    resolved = replace(resolved, knobs=knobs_of(resolved.entries, given, "algorithm.args"))
     for key in ("clip_low", "clip_high"):
         _in_range(f"algorithm.{key}", getattr(resolved, key), 0, exclusive=True)
     for key in ("gamma", "lam"):
@@ -184,10 +153,27 @@ def correction_mode(correction: CorrectionConfig, max_staleness: int) -> str:
     return "none" if max_staleness == 0 else "truncated"
 
 
-def load(table: Mapping[str, str], name: str, key: str) -> Any:
+def aggregator(rewards: RewardsConfig) -> tuple[Entry, dict[str, Value]]:
+    """The aggregator of ``rewards`` and its knobs. Raises `ConfigError` as `resolve` does."""
+    entry = AGGREGATORS[_known(AGGREGATORS, rewards.aggregate, "rewards.aggregate")]
+    return entry, knobs_of({"aggregate": entry}, rewards.aggregate_args, "rewards.aggregate_args")["aggregate"]
+
+
+def load(table: Mapping[str, Entry], name: str, key: str) -> Any:
     """What ``name`` stands for in ``table``. Raises `ConfigError` that names ``key`` where it is unknown."""
-    module, _, attribute = table[_known(table, name, key)].partition(":")
+    module, _, attribute = table[_known(table, name, key)].path.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def _pairs(algorithm: AlgorithmConfig, preset: Preset) -> str | None:
+    """The pair builder: needed by losses on pairs, refused for others."""
+    loss, name = _or(algorithm.loss, preset.loss), _or(algorithm.pairs, preset.pairs)
+    if not LOSSES[loss].pairs:
+        if algorithm.pairs is not None:
+            trains = ", ".join(n for n, e in LOSSES.items() if e.pairs)
+            raise ConfigError(f"algorithm.pairs is {name!r} and algorithm.loss {loss} takes no pairs", f"leave it null, or take {trains}")
+        return None
+    return _known(PAIRS, _or(name, "best_worst"), "algorithm.pairs")
 
 
 def _or(value: T | None, default: T) -> T:
@@ -198,10 +184,7 @@ def _known(table: Iterable[str], name: str, key: str) -> str:
     names = list(table)
     if name in names:
         return name
-    similarity = {known: difflib.SequenceMatcher(None, name, known).ratio() for known in names}
-    nearest = max(names, key=similarity.__getitem__)
-    suggestion = f"did you mean {nearest!r}? " if similarity[nearest] > 0.4 else ""
-    raise ConfigError(f"{key} is {name!r}, which is not known", f"{suggestion}Known: {', '.join(names)}")
+    raise ConfigError(f"{key} is {name!r}, which is not known", f"{nearest(name, names)}Known: {', '.join(names)}")
 
 
 def _in_range(key: str, value: float, low: float, high: float = float("inf"), *, exclusive: bool = False) -> None:

@@ -46,6 +46,16 @@ class TokenInputs:
     """Discount per action token."""
     lam: float = 0.95
     """GAE's lambda."""
+    group: Tensor | None = None
+    """int64[B]: which prompt; whole groups are at hand."""
+    outcomes: Tensor | None = None
+    """float32[B]: the reward of the whole trajectory, which ``token_rewards`` holds on the last action token."""
+    kl: Tensor | None = None
+    """float32[B, T]: the KL penalty per token that is part of ``token_rewards``; None where there is none."""
+    step_rewards: Tensor | None = None
+    """float32[B, T]: what each step is paid, on its last token; part of ``token_rewards``. None without `algorithm.steps`."""
+    step_tokens: Tensor | None = None
+    """int64[B, T]: on the last token of a step the number of its tokens; 0 elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)

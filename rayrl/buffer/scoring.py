@@ -19,7 +19,7 @@ from rayrl.types import BoolArray, FinishReason, FloatArray, GroupInfo, RewardRe
 Records = Sequence[Sequence[RewardRecord]]
 """One list of records per sample of a group."""
 Aggregate = Callable[[Mapping[str, FloatArray], Mapping[str, float]], FloatArray]
-"""``aggregate({component: float32[m]}, weights) -> float32[m]``, called with the m kept samples of one group, no NaN."""
+"""``aggregate({component: float32[m]}, weights) -> float32[m]``, called with the m scored samples of a group, no NaN (but see ``gaps``)."""
 GroupFilter = Callable[[FloatArray, BoolArray], str | None]
 """``group_filter(rewards float32[n], kept bool[n])`` -> the reason to drop the group, or None."""
 
@@ -36,6 +36,8 @@ class RewardRules:
     """drop: ``kept`` is False. fallback: the sample's reward is ``fallback_value``."""
     fallback_value: float = 0.0
     group_filter: GroupFilter | None = None
+    gaps: bool = False
+    """``aggregate`` takes NaN where a component failed: a sample counts as failed only when none of its components has a score."""
 
     def __post_init__(self) -> None:
         if self.on_failure not in ("drop", "fallback"):
@@ -49,14 +51,18 @@ class RewardRules:
         n = len(info.lengths)
         names = sorted(set(self.weights) | {r.component for sample in records for r in sample})
         components = {name: np.full(n, np.nan, dtype=np.float32) for name in names}
+        steps: dict[str, list[tuple[float, ...]]] = {}
         for i, sample in enumerate(records):
             for record in sample:
                 if record.value is not None:
                     components[record.component][i] = record.value
+                if record.step_values is not None:
+                    steps.setdefault(record.component, [()] * n)[i] = record.step_values
         failures = Counter({name: int(np.isnan(v).sum()) for name, v in components.items() if np.isnan(v).any()})
 
         weighted = {name: components[name] for name in self.weights}
-        scored = ~np.any([np.isnan(v) for v in weighted.values()], axis=0) if weighted else np.zeros(n, dtype=bool)
+        failed = np.all if self.gaps else np.any
+        scored = ~failed([np.isnan(v) for v in weighted.values()], axis=0) if weighted else np.zeros(n, dtype=bool)
         rewards = np.zeros(n, dtype=np.float32)
         if scored.any():
             rewards[scored] = self.aggregate({name: v[scored] for name, v in weighted.items()}, self.weights)
@@ -68,7 +74,7 @@ class RewardRules:
             kept &= scored
         rewards = np.where(kept, rewards, np.float32(0.0))
 
-        group = ScoredGroup(info, components, rewards, kept)
+        group = ScoredGroup(info, components, rewards, kept, {name: tuple(values) for name, values in steps.items()})
         if not kept.any():
             return group, "all_failed", failures
         return group, self.group_filter(rewards, kept) if self.group_filter else None, failures

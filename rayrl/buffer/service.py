@@ -39,6 +39,7 @@ class BufferService:
         group_filter: GroupFilter | None = None,
         on_failure: str = "drop",
         fallback_value: float = 0.0,
+        gaps: bool = False,
         jobs: Sequence[str] = ("verifiers",),
         num_workers: int = 0,
         priority: Priority = reward_spread,
@@ -46,10 +47,10 @@ class BufferService:
         outcomes: OutcomeLog | None = None,
     ) -> None:
         """``adopt``: makes a payload outlive the worker that brought it (`Store.adopt`), called once for each that arrives.
-        ``weights``, ``aggregate``, ``group_filter``, ``on_failure``, ``fallback_value``: see `RewardRules`.
+        ``weights``, ``aggregate``, ``group_filter``, ``on_failure``, ``fallback_value``, ``gaps``: see `RewardRules`.
         ``jobs``, ``num_workers``, ``priority``, ``outcomes``: see `BufferCore`.
         """
-        rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter)
+        rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter, gaps)
         self._core = BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority, outcomes=outcomes)
         self._adopt = adopt
         self._changed = threading.Condition()

@@ -105,6 +105,35 @@ def _algorithm(config: Config) -> Iterator[str]:
         yield f"learner.critic is true and algorithm.advantage {resolved.advantage} reads no values: leave it null"
     if config.reference.path is not None and not needs_reference(config):
         yield "reference.path is set and algorithm.kl.coef is 0, which starts no reference model: raise the coefficient, or remove the path"
+    yield from _needs(config, resolved)
+
+
+def _needs(config: Config, resolved: registry.Resolved) -> Iterator[str]:
+    """What the tables say that a method needs (`entries.Entry`), against what this configuration offers."""
+    weighted = [name for name, component in config.rewards.components.items() if component.weight != 0]
+    for part, entry in resolved.entries.items():
+        who = f"algorithm.{part} {getattr(resolved, part)}"
+        if len(weighted) < entry.min_components:
+            yield f"{who} needs {entry.min_components} weighted reward components and rewards.components has {len(weighted)}: add some"
+        if entry.steps and resolved.steps == "none":
+            known = ", ".join(name for name in registry.STEPS if name != "none")
+            yield f"{who} reads one reward per step and algorithm.steps is none: set it to {known}"
+        if entry.groups:
+            most = longest_sequence(config) * config.batch.group_size
+            if config.learner.token_budget < most:
+                yield f"{who} needs whole groups in a micro-batch: raise learner.token_budget {config.learner.token_budget} to {most}"
+            if config.algorithm.correction.mode not in ("auto", "none"):
+                yield f"{who} compares samples and takes no importance weights: set algorithm.correction.mode to none"
+        if entry.binary and len(weighted) > 1:
+            yield f"{who} needs rewards of 0 or 1 and {len(weighted)} components are weighted: leave one with weight 1, the others with 0"
+    component = resolved.knobs["steps"].get("component")
+    if component is not None:
+        if component not in config.rewards.components:
+            names = ", ".join(config.rewards.components)
+            yield f"algorithm.args.component is {component!r}, which is not among rewards.components: {names}"
+        elif config.rewards.components[str(component)].weight != 0:
+            who = f"rewards.components.{component}.weight"
+            yield f"{who} would pay the steps a second time beside algorithm.steps {resolved.steps}: set it to 0"
 
 
 def _sampling(config: Config) -> Iterator[str]:
@@ -123,6 +152,14 @@ def _rewards(config: Config) -> Iterator[str]:
     if not components:
         yield "rewards.components is empty: without a reward nothing is learned; name at least one verifier"
         return
+    try:
+        entry, _ = registry.aggregator(config.rewards)
+        weighted = sum(component.weight != 0 for component in components.values())
+        if weighted < entry.min_components:
+            who = f"rewards.aggregate {config.rewards.aggregate}"
+            yield f"{who} combines at least {entry.min_components} weighted components and has {weighted}: add some, or take weighted_sum"
+    except ConfigError as e:
+        yield f"{e.message} ({e.hint})"
     for name, component in components.items():
         if not math.isfinite(component.weight):
             yield f"rewards.components.{name}.weight is {component.weight}: it must be finite"

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rayrl.algorithms import registry
 from rayrl.config.schema import Config, PlacementConfig
+from rayrl.errors import ConfigError
 
 ENGINE_SHARE, LEARNER_SHARE, REFERENCE_SHARE = 0.4, 0.4, 0.2
 """Fractions of one GPU that colocated roles reserve from Ray. They say who shares, not how much memory each may take."""
@@ -73,8 +75,13 @@ def disaggregated_gpus(config: Config) -> float:
 
 
 def needs_reference(config: Config) -> bool:
-    """Whether a frozen reference model is started."""
-    return config.algorithm.kl.coef != 0
+    """Whether a frozen reference model is started: for a KL penalty, or for a loss that compares with it."""
+    if config.algorithm.kl.coef != 0:
+        return True
+    try:
+        return registry.resolve(config.algorithm).needs_reference
+    except ConfigError:  # `config.checks` says what is wrong with the algorithm
+        return False
 
 
 def role_resources(config: Config, cpus: int, gpus: float, *, cores: Sequence[int] | None = None) -> list[RoleResources]:

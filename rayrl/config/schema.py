@@ -140,6 +140,8 @@ class RewardsConfig:
     """Reward components by name; every one is logged."""
     aggregate: str = "weighted_sum"
     """How components become one reward (algorithms/aggregation.py)."""
+    aggregate_args: dict[str, Any] = field(default_factory=dict)
+    """Knobs of the aggregator (algorithms/tables.py says which it has)."""
     on_failure: str = "drop"
     """A sample whose score failed: drop (not trained on) or fallback (takes `fallback_value`). Counted in both cases."""
     fallback_value: float = 0.0
@@ -352,6 +354,16 @@ class AlgorithmConfig:
     """token_mean, sequence_mean or fixed_length (Dr. GRPO); null takes the preset's."""
     filter: str | None = None
     """Group filter: none or zero_variance; null takes the preset's."""
+    shaping: str | None = None
+    """What is done to the rewards of a whole batch before advantages (length terms, win rates); null takes the preset's."""
+    steps: str | None = None
+    """What each step of a trajectory is paid, where a reward component scores steps; null takes the preset's."""
+    pairs: str | None = None
+    """Who is preferred to whom, for losses on pairs; null takes the preset's."""
+    resample: str | None = None
+    """How often each trajectory of the batch is trained on; null takes the preset's (once)."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Knobs of the parts above, by name (algorithms/tables.py says which each has; `rayrl methods --knobs` lists them)."""
     clip_low: float | None = None
     """Lower clip of the ratio; null takes the preset's (0.2, or 0.0003 for GSPO, whose ratio is a mean over the sequence)."""
     clip_high: float | None = None
@@ -426,7 +438,7 @@ class LearnerConfig:
 @dataclass
 class ReferenceConfig:
     path: str | None = None
-    """Frozen reference model; null takes model.path. Started only when algorithm.kl.coef is not 0."""
+    """Frozen reference model; null takes model.path. Started only when algorithm.kl.coef is not 0 or the loss compares with it."""
     actors: int = 1
     """Reference actors."""
     token_budget: int = 16384

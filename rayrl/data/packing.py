@@ -68,9 +68,36 @@ def plan_ranks(lengths: Sequence[Sequence[int]], budget: int, *, packed: bool) -
 
     ``lengths`` holds one sequence of lengths per rank. Ranks with less work get empty micro-batches at the end.
     """
-    plans = [plan(own, budget, packed=packed) for own in lengths]
+    return _level([plan(own, budget, packed=packed) for own in lengths])
+
+
+def _level(plans: list[MicroBatches]) -> list[MicroBatches]:
     count = max(map(len, plans))
     return [own + [[] for _ in range(count - len(own))] for own in plans]
+
+
+def plan_by_group(groups: Sequence[Sequence[int]], budget: int, *, packed: bool) -> MicroBatches:
+    """Micro-batches of whole groups, largest first into the first with room; ``groups`` holds the lengths of each group's sequences.
+
+    Sequences are numbered group after group. A group that is larger than the budget gets a micro-batch of its own.
+    """
+    starts = np.cumsum([0, *map(len, groups)])
+    cost = lambda chosen: sum(map(len, chosen)) * max(max(g) for g in chosen) if not packed else sum(int(sum(g)) for g in chosen)
+    filled = [k for k in range(len(groups)) if len(groups[k])]
+    held: list[list[int]] = []
+    for k in sorted(filled, key=lambda k: -cost([groups[k]])):
+        room = (own for own in held if cost([groups[i] for i in [*own, k]]) <= budget)
+        own = next(room, None)
+        if own is None:
+            held.append([k])
+        else:
+            own.append(k)
+    return [[int(r) for k in own for r in range(starts[k], starts[k + 1])] for own in held]
+
+
+def plan_ranks_by_group(groups: Sequence[Sequence[Sequence[int]]], budget: int, *, packed: bool) -> list[MicroBatches]:
+    """`plan_ranks` with whole groups in every micro-batch; ``groups`` holds for each rank the lengths of each group's sequences."""
+    return _level([plan_by_group(own, budget, packed=packed) for own in groups])
 
 
 def padding_share(lengths: Sequence[int], batches: MicroBatches) -> float:

@@ -44,7 +44,8 @@ class LearnerBase:
         self._net: PolicyNet = policy.net
         self._dtype = compute_dtype(config.model)
         self._ema = Ema(policy, config.learner.ema_decay) if config.learner.ema_decay > 0 else None
-        self._trainer = Trainer(config, store, policy, critic, self._ema, group, device)
+        decode = lambda token: tokenizer.decode([token], skip_special_tokens=True)
+        self._trainer = Trainer(config, store, policy, critic, self._ema, group, device, decode)
         self._busy_s = 0.0
 
     def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> Mapping[str, float]:
@@ -89,7 +90,7 @@ class LearnerBase:
             with self._ema.swapped():
                 snapshot.write_part(folder, "ema", rank, size, ((n, {MASTER: v[MASTER]}) for n, v in self._policy.state()))
         if rank == 0:
-            snapshot.write_meta(folder, {"ranks": size, "updates": self._trainer.updates})
+            snapshot.write_meta(folder, {"ranks": size, "updates": self._trainer.updates, "methods": self._trainer.assigner.state})
 
     def load(self, folder: Path) -> None:
         """Continues from `save`. Raises `CheckpointError` for a folder that is incomplete or belongs to another model."""
@@ -101,7 +102,7 @@ class LearnerBase:
         self._restore(folder, "policy", self._policy, ranks, updates)
         if self._critic:
             self._restore(folder, "critic", self._critic, ranks, updates)
-        self._trainer.updates = updates
+        self._trainer.updates, self._trainer.assigner.state = updates, meta.get("methods", {})
         state = snapshot.read_extra(folder, "policy", self._group.rank, ranks, "rng")
         if state is not None:
             torch.set_rng_state(state)

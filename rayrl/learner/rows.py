@@ -10,7 +10,7 @@ column. Legend: ``N`` trajectories of the batch in group order, ``R`` rows of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,16 @@ class Minibatch:
     micro_batches: list[list[int]]
     """Indices into `Rows`; empty ones only keep this rank in step with the others."""
     action_tokens: np.ndarray
-    """int64: action tokens of every trained trajectory of this minibatch on any rank; denominators follow from it."""
+    """int64: action tokens of every trained trajectory of this minibatch on any rank, once for each time that it counts;
+    denominators follow from it."""
+    trajectories: np.ndarray
+    """int64: position among the N trajectories of the batch of every trained trajectory of this minibatch on any rank."""
+    tokens: int
+    """Action tokens that are computed: those of ``trajectories``."""
 
     @property
-    def tokens(self) -> int:
+    def loss_tokens(self) -> int:
+        """Action tokens that the loss counts: more than ``tokens`` where trajectories count several times."""
         return int(self.action_tokens.sum())
 
 
@@ -57,6 +63,8 @@ class StepPlan:
     """int64[N]: position of each trajectory's group in the batch."""
     rewards: np.ndarray
     """float32[N]."""
+    components: dict[str, np.ndarray]
+    """float32[N] per reward component that all groups have; NaN where a score failed."""
 
 
 def trained(group: ScoredGroup) -> np.ndarray:
@@ -64,24 +72,41 @@ def trained(group: ScoredGroup) -> np.ndarray:
     return group.kept & (group.info.action_tokens > 0)
 
 
-def plan_step(batch: LearnBatch, *, rank: int, ranks: int, minibatches: int, token_budget: int, packed: bool, seed: int) -> StepPlan:
-    """Deals whole groups first to minibatches (in an order drawn from ``seed`` and ``batch.step``), then to ranks by tokens."""
+def plan_step(
+    batch: LearnBatch,
+    *,
+    rank: int,
+    ranks: int,
+    minibatches: int,
+    token_budget: int,
+    packed: bool,
+    seed: int,
+    whole_groups: bool = False,
+) -> StepPlan:
+    """Deals whole groups first to minibatches (in an order drawn from ``seed`` and ``batch.step``), then to ranks by tokens.
+
+    ``whole_groups``: a micro-batch holds all trained samples of its prompts.
+    """
     groups = batch.groups
     order = np.arange(len(groups))
     if minibatches > 1:
         order = np.random.default_rng([seed, batch.step]).permutation(len(groups))
     parts = [sorted(map(int, part)) for part in np.array_split(order, max(1, min(minibatches, len(groups))))]
+    starts = np.concatenate([[0], np.cumsum([len(g.kept) for g in groups])]).astype(np.int64)
+    plan_ranks = packing.plan_ranks_by_group if whole_groups else _plan_ranks
     own: list[int] = []
     cuts = []
     for part in parts:
         shares = packing.partition([int(groups[g].info.lengths[trained(groups[g])].sum()) for g in part], ranks)
-        lengths = [_concatenate(groups[part[k]].info.lengths[trained(groups[part[k]])] for k in share) for share in shares]
+        lengths = [[groups[part[k]].info.lengths[trained(groups[part[k]])] for k in share] for share in shares]
         offset = int(sum(trained(groups[g]).sum() for g in own))
         mine = [part[k] for k in shares[rank]]
-        micro = packing.plan_ranks(lengths, token_budget, packed=packed)[rank]
+        micro = plan_ranks(lengths, token_budget, packed=packed)[rank]
         # An update needs a backward pass on every rank, also where nothing may be trained on.
         micro = [[offset + row for row in rows] for rows in micro] or [[]]
-        cuts.append(Minibatch(mine, micro, _concatenate(groups[g].info.action_tokens[trained(groups[g])] for g in part)))
+        action_tokens = _concatenate(groups[g].info.action_tokens[trained(groups[g])] for g in part)
+        members = _concatenate(starts[g] + np.flatnonzero(trained(groups[g])) for g in part)
+        cuts.append(Minibatch(mine, micro, action_tokens, members, int(action_tokens.sum())))
         own += mine
     return StepPlan(
         minibatches=cuts,
@@ -90,7 +115,37 @@ def plan_step(batch: LearnBatch, *, rank: int, ranks: int, minibatches: int, tok
         kept=_concatenate((g.kept for g in groups), np.bool_),
         group=np.repeat(np.arange(len(groups)), [len(g.kept) for g in groups]),
         rewards=_concatenate((g.rewards for g in groups), np.float32),
+        components={
+            name: _concatenate((g.components[name] for g in groups), np.float32)
+            for name in (groups[0].components if groups else ())
+            if all(name in g.components for g in groups)
+        },
     )
+
+
+def _plan_ranks(lengths: list[list[np.ndarray]], budget: int, *, packed: bool) -> list[packing.MicroBatches]:
+    return packing.plan_ranks([_concatenate(own) for own in lengths], budget, packed=packed)
+
+
+def count_times(plan: StepPlan, rows: Rows, times: np.ndarray) -> StepPlan:
+    """The plan in which trajectory i counts ``times[i]`` times (int64[N]): in denominators, and 0 times is not computed at all.
+
+    The rows' losses must be multiplied by `times` too.
+    """
+    minibatches = []
+    for m in plan.minibatches:
+        counted = times[m.trajectories]
+        micro = [[r for r in micro if times[rows.position[r]] > 0] for micro in m.micro_batches]
+        minibatches.append(
+            replace(
+                m,
+                micro_batches=micro,
+                action_tokens=np.repeat(m.action_tokens, counted),
+                trajectories=m.trajectories[counted > 0],
+                tokens=int(m.action_tokens[counted > 0].sum()),
+            )
+        )
+    return replace(plan, minibatches=minibatches)
 
 
 @dataclass(frozen=True)
@@ -109,6 +164,8 @@ class Rows:
     """float32[R, W]."""
     reference: Tensor | None
     """float32[R, W]."""
+    times: Tensor | None = None
+    """int64[R]: how often each row counts in the loss; None for once each."""
 
     def inputs(self, rows: Sequence[int], *, packed: bool, device: torch.device) -> Inputs:
         """Tensors for a forward pass over ``rows``."""

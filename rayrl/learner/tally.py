@@ -10,8 +10,9 @@ import torch
 from rayrl.algorithms import metrics
 from rayrl.learner.group import Group
 
-Per = Literal["token", "first", "batch", "update", "one"]
-"""What a sum is divided by: action tokens of all updates, of the first update, of the batch; the number of updates; nothing."""
+Per = Literal["token", "first", "batch", "update", "compared", "one"]
+"""What a sum is divided by: action tokens of all updates, of the first update, of the batch; the number of updates; pairs (or what
+a loss over groups counts instead); nothing."""
 
 
 class Tally:
@@ -19,7 +20,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._found: dict[tuple[Per, str], torch.Tensor] = {}
-        self.counts: dict[Per, float] = {"token": 0.0, "first": 0.0, "batch": 0.0, "update": 0.0, "one": 1.0}
+        self.counts: dict[Per, float] = {"token": 0.0, "first": 0.0, "batch": 0.0, "update": 0.0, "compared": 0.0, "one": 1.0}
         """The denominators, equal on every rank because they follow from metadata."""
 
     def add(self, per: Per, found: Mapping[str, torch.Tensor]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from rayrl.algorithms import correction, kl, losses, metrics, reductions, regist
 from rayrl.config.schema import Config
 from rayrl.errors import ConfigError, Diverged
 from rayrl.learner import token_records
-from rayrl.learner.credit import Credit, assign
+from rayrl.learner.comparisons import Comparisons
+from rayrl.learner.credit import Assigner, Credit
 from rayrl.learner.ema import Ema
 from rayrl.learner.group import Group
-from rayrl.learner.rows import Minibatch, Rows, StepPlan, fetch_rows, plan_step
+from rayrl.learner.rows import Minibatch, Rows, StepPlan, count_times, fetch_rows, plan_step
 from rayrl.learner.schedule import learning_rate
 from rayrl.learner.tally import Tally
 from rayrl.learner.trainable import Trainable
@@ -45,6 +47,21 @@ def needs_critic(config: Config) -> bool:
     return algorithm.needs_critic
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What every update of one step shares."""
+
+    rows: Rows
+    prox: Tensor | None
+    """float32[R, W]: log-probs under the policy at the start of the step; None where the training forward itself gives them."""
+    old_values: Tensor | None
+    assigned: Credit
+    compared: Comparisons | None
+    """The pairs of a loss over whole groups; None for losses per token."""
+    tally: Tally
+    first: token_records.FirstLogprobs
+
+
 class Trainer:
     """The step logic of one rank. ``updates`` counts optimiser updates: the position in the learning-rate schedule."""
 
@@ -57,11 +74,16 @@ class Trainer:
         ema: Ema | None,
         group: Group,
         device: torch.device,
+        decode: Callable[[int], str] | None = None,
     ) -> None:
+        """``decode``: the text of one token, for methods that pay single steps."""
         self._config, self._store, self._group, self._device = config, store, group, device
         self._algorithm = registry.resolve(config.algorithm)
-        self._loss = registry.load(registry.LOSSES, self._algorithm.loss, "algorithm.loss")
-        self._mode = registry.correction_mode(config.algorithm.correction, config.buffer.max_staleness)
+        grouped = self._algorithm.whole_groups
+        # A loss over groups adds nothing per token; the ratios that are logged are those of plain REINFORCE with advantage 0.
+        self._loss = losses.reinforce if grouped else self._algorithm.load("loss")
+        self._mode = "none" if grouped else registry.correction_mode(config.algorithm.correction, config.buffer.max_staleness)
+        self.assigner = Assigner(config, self._algorithm, decode)
         # The constant of the fixed_length reduction: the most action tokens that a trajectory can have.
         self._max_tokens = min(config.rollout.sampling.max_tokens * config.rollout.max_turns, config.model.max_length)
         self._total_updates = config.run.steps * config.learner.epochs * config.learner.minibatches
@@ -81,21 +103,31 @@ class Trainer:
             token_budget=learner.token_budget,
             packed=learner.packing,
             seed=self._config.run.seed,
+            whole_groups=self._algorithm.whole_groups,
         )
+        plan, shown = self.assigner.shape(plan, batch.step)
         rows = fetch_rows(batch, plan, reference, self._store, timeout_s=self._config.deadlines.call_s)
         several = len(plan.minibatches) * learner.epochs > 1
         prox = self._predict(self.policy, plan, rows, lambda out: out[0]) if several and self._mode != "none" else None
         old_values = self._predict(self.critic, plan, rows, lambda out: out) if self.critic else None
-        assigned = assign(self._algorithm, self._config.algorithm.kl, plan, rows, old_values, self._group)
-        tally, first = Tally(), token_records.FirstLogprobs()
+        assigned = self.assigner.assign(batch, plan, rows, old_values, self._group)
+        tokens = sum(m.tokens for m in plan.minibatches)
+        times = self.assigner.times(plan, batch.step)
+        if times is not None:
+            plan, rows = count_times(plan, rows, times), replace(rows, times=torch.from_numpy(times)[rows.position])
+        compared = None
+        if self._algorithm.whole_groups:
+            compared = Comparisons(self._algorithm, plan, rows, self.assigner.pairs(plan, batch.step))
+        on = _Step(rows, prox, old_values, assigned, compared, Tally(), token_records.FirstLogprobs())
+        on.tally.counts["batch"] = tokens
         for epoch in range(learner.epochs):
             for k in self._order(len(plan.minibatches), batch.step, epoch):
                 if plan.minibatches[k].tokens > 0:
-                    self._update(plan.minibatches[k], rows, prox, old_values, assigned, tally, first)
+                    self._update(plan.minibatches[k], on)
         if self._config.telemetry.rollouts:
-            seen = first.table(rows.mask.shape) if prox is None else prox
+            seen = on.first.table(rows.mask.shape) if prox is None else prox
             self.token_records = token_records.encode(batch, rows, assigned.advantages, seen)
-        return self._report(plan, rows, assigned, tally)
+        return self._report(batch, plan, on) | shown | self.assigner.remembered()
 
     def _order(self, minibatches: int, step: int, epoch: int) -> list[int]:
         """A new order of the minibatches in every epoch, the same on every rank and in every run of this seed."""
@@ -114,23 +146,14 @@ class Trainer:
     def _inputs(self, rows: Rows, micro: list[int]) -> Any:
         return rows.inputs(micro, packed=self._config.learner.packing, device=self._device)
 
-    def _update(
-        self,
-        minibatch: Minibatch,
-        rows: Rows,
-        prox: Tensor | None,
-        old_values: Tensor | None,
-        assigned: Credit,
-        tally: Tally,
-        first: token_records.FirstLogprobs,
-    ) -> None:
+    def _update(self, minibatch: Minibatch, on: _Step) -> None:
         """One optimiser update of the policy, and of the critic where there is one."""
-        denominator = reductions.denominator(self._algorithm.reduction, minibatch.action_tokens, self._max_tokens)
+        tally, denominator = on.tally, reductions.denominator(self._algorithm.reduction, minibatch.action_tokens, self._max_tokens)
         for micro in minibatch.micro_batches:
-            inputs = self._inputs(rows, micro)
-            first.add(micro, self._policy_pass(micro, inputs, rows, prox, assigned, denominator, tally))
+            inputs = self._inputs(on.rows, micro)
+            on.first.add(micro, self._policy_pass(minibatch, micro, inputs, denominator, on))
             if self.critic:
-                self._critic_pass(micro, inputs, rows, old_values, assigned, minibatch.tokens, tally)
+                self._critic_pass(micro, inputs, minibatch.loss_tokens, on)
             tally.add("one", {"learner/processed": torch.tensor(inputs.processed_tokens if micro else 0)})
         optim = self._config.learner.optim
         self._apply(self.policy, optim.lr, "learner/grad_norm", tally)
@@ -141,6 +164,7 @@ class Trainer:
         self.updates += 1
         tally.counts["update"] += 1
         tally.counts["token"] += minibatch.tokens
+        tally.counts["compared"] += on.compared.weight(minibatch) if on.compared else 0.0
         tally.counts["first"] = tally.counts["first"] or minibatch.tokens
 
     def _apply(self, net: Trainable, peak: float, metric: str, tally: Tally) -> None:
@@ -153,30 +177,30 @@ class Trainer:
         # Every rank knows the same norm, so its part of the sum is one rank's share.
         tally.add("update", {metric: torch.tensor(norm / self._group.size)})
 
-    def _policy_pass(
-        self, micro: list[int], inputs: Any, rows: Rows, prox: Tensor | None, assigned: Credit, denominator: float, tally: Tally
-    ) -> Tensor:
+    def _policy_pass(self, minibatch: Minibatch, micro: list[int], inputs: Any, denominator: float, on: _Step) -> Tensor:
         """Adds to the gradient; returns the log-probs float32[len(micro), w] that it was computed from, detached."""
-        settings = self._config.algorithm
+        settings, rows, tally = self._config.algorithm, on.rows, on.tally
         window = rows.window(micro).to(self._device)
         cut = lambda x: x[micro, : window.shape[1]].to(self._device)
         logprobs, entropies = (_spread(flat, window) for flat in self.policy(inputs))
         behavior = cut(rows.behavior)
-        start = logprobs.detach() if prox is None else cut(prox)
+        start = logprobs.detach() if on.prox is None else cut(on.prox)
         weights, corrected = correction.correction_weights(
             self._mode, start, behavior, window, settings.correction.cap, settings.correction.floor, settings.correction.level
         )
+        old = correction.ratio_denominator(self._mode, start, behavior)
         surrogate = self._loss(
             losses.LossInputs(
                 logprobs=logprobs,
-                prox_logprobs=correction.ratio_denominator(self._mode, start, behavior),
+                prox_logprobs=old,
                 behavior_logprobs=behavior,
-                advantages=cut(assigned.advantages),
+                advantages=cut(on.assigned.advantages),
                 action_mask=window,
                 weights=weights,
                 clip_low=self._algorithm.clip_low,
                 clip_high=self._algorithm.clip_high,
-            )
+            ),
+            **({} if on.compared else self._algorithm.knobs["loss"]),
         )
         token_loss = surrogate.token_loss - settings.entropy_coef * entropies
         tally.add("token", surrogate.metrics | corrected | {"policy/entropy": metrics.masked_sum(entropies, window)})
@@ -187,42 +211,48 @@ class Trainer:
                 token_loss = token_loss + settings.kl.coef * penalty
         if tally.counts["update"] == 0:  # only these micro-batches certainly see the weights that the batch was made for
             tally.add("first", correction.mismatch_metrics(logprobs, behavior, window))
+        if rows.times is not None:
+            token_loss = token_loss * rows.times[micro, None].to(self._device)
         loss = reductions.reduce(self._algorithm.reduction, token_loss, window, self._max_tokens).sum / denominator
+        if on.compared is not None:
+            frozen = cut(rows.reference) if rows.reference is not None else None
+            term = on.compared.loss(minibatch, micro, logprobs, old, behavior, frozen, window)
+            tally.add("compared", term.metrics)
+            loss = loss + term.sum / on.compared.weight(minibatch)
         tally.add("update", {"learner/loss": loss})
         self.policy.backward(loss)
         return logprobs.detach()
 
-    def _critic_pass(
-        self, micro: list[int], inputs: Any, rows: Rows, old_values: Tensor, assigned: Credit, tokens: int, tally: Tally
-    ) -> None:
-        window = rows.window(micro).to(self._device)
+    def _critic_pass(self, micro: list[int], inputs: Any, tokens: int, on: _Step) -> None:
+        rows, window = on.rows, on.rows.window(micro).to(self._device)
         cut = lambda x: x[micro, : window.shape[1]].to(self._device)
         predicted = _spread(self.critic(inputs), window)
-        out = values.value_loss(predicted, cut(old_values), cut(assigned.returns), window, self._config.algorithm.value_clip)
-        loss = self._config.algorithm.value_coef * out.token_loss.sum() / tokens
-        tally.add("token", out.metrics)
-        tally.add("update", {"value/loss": loss})
+        out = values.value_loss(predicted, cut(on.old_values), cut(on.assigned.returns), window, self._config.algorithm.value_clip)
+        token_loss = out.token_loss if rows.times is None else out.token_loss * rows.times[micro, None].to(self._device)
+        loss = self._config.algorithm.value_coef * token_loss.sum() / tokens
+        on.tally.add("token", out.metrics)
+        on.tally.add("update", {"value/loss": loss})
         self.critic.backward(loss)
 
-    def _report(self, plan: StepPlan, rows: Rows, assigned: Credit, tally: Tally) -> dict[str, float]:
-        optim, epochs = self._config.learner.optim, self._config.learner.epochs
-        advantages = assigned.advantages.double()
-        tally.counts["batch"] = sum(m.tokens for m in plan.minibatches)
+    def _report(self, batch: LearnBatch, plan: StepPlan, on: _Step) -> dict[str, float]:
+        optim, epochs, tally = self._config.learner.optim, self._config.learner.epochs, on.tally
+        advantages = on.assigned.advantages.double()
         tally.add("batch", {"advantage/mean": advantages.sum(), "advantage/std": advantages.square().sum()})
-        tally.add("one", {"advantage/abs_max": metrics.masked_max(advantages.abs(), rows.mask)})
-        tally.add("one", {"learner/tokens": torch.tensor(epochs * sum(map(len, rows.token_ids)))})
+        tally.add("one", {"advantage/abs_max": metrics.masked_max(advantages.abs(), on.rows.mask)})
+        computed = sum(len(on.rows.token_ids[r]) for m in plan.minibatches for micro in m.micro_batches for r in micro)
+        tally.add("one", {"learner/tokens": torch.tensor(epochs * computed)})
         report = tally.means(self._group)
         report["advantage/std"] = max(report["advantage/std"] - report["advantage/mean"] ** 2, 0.0) ** 0.5
         processed = report.pop("learner/processed", 0.0)
         if self.critic and tally.counts["update"]:
             report["value/explained_variance"] = values.explained_variance(report)
-        rewards = plan.rewards[plan.kept]
+        rewards = np.concatenate([g.rewards[g.kept] for g in batch.groups] or [np.zeros(0)])
         return report | {
             "learner/lr": learning_rate(optim, optim.lr, max(self.updates - 1, 0), self._total_updates),
             "learner/updates": tally.counts["update"],
             "learner/padding_share": 1 - report["learner/tokens"] / processed if processed else 0.0,
-            "learner/action_tokens": tally.counts["batch"],
-            "learner/trajectories": float(sum(len(m.action_tokens) for m in plan.minibatches)),
+            "learner/action_tokens": float(sum(m.tokens for m in plan.minibatches)),
+            "learner/trajectories": float(sum(len(m.trajectories) for m in plan.minibatches)),
             "reward/mean": float(rewards.mean()) if len(rewards) else 0.0,
             "reward/std": float(rewards.std()) if len(rewards) else 0.0,
         }

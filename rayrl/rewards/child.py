@@ -86,10 +86,18 @@ def _serve(connection: Connection, page: mmap.mmap, functions: dict[str, Callabl
         connection.send_bytes(pickle.dumps(results))
 
 
-def call(function: Callable[..., Any], completion: str, ground_truth: str | None, extras: dict[str, Any]) -> tuple[float | None, str]:
-    """``(value, "")`` when the verifier returned a finite number, else ``(None, what went wrong)``. Never raises."""
+def call(
+    function: Callable[..., Any], completion: str, ground_truth: str | None, extras: dict[str, Any]
+) -> tuple[float | tuple[float, ...] | None, str]:
+    """``(value, "")`` when the verifier returned a finite number, or a list of them (one per step), else ``(None, what went wrong)``.
+
+    Never raises.
+    """
     try:
         value = function(completion, ground_truth, **extras)
+        if isinstance(value, list | tuple):
+            steps = tuple(float(v) for v in value)
+            return (steps, "") if all(map(math.isfinite, steps)) else (None, f"returned steps {steps}, expected finite numbers")
         if not isinstance(value, numbers.Real) and getattr(value, "shape", None) == ():
             value = value.item()  # numpy and torch scalars
         if not isinstance(value, numbers.Real):

@@ -37,9 +37,9 @@ class Call(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """``value`` is finite when ``error`` is empty, else None."""
+    """``value`` is finite when ``error`` is empty, else None; a tuple holds one value per step of the completion."""
 
-    value: float | None
+    value: float | tuple[float, ...] | None
     error: str
     latency_s: float
 

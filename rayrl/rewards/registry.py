@@ -1,6 +1,7 @@
 """Which verifiers exist, what they may ask of a trajectory, and how a configured component becomes a callable.
 
-A verifier is a plain function ``f(completion, ground_truth, **kwargs) -> float``. Keyword parameters are filled from the
+A verifier is a plain function ``f(completion, ground_truth, **kwargs) -> float``, or ``-> list[float]`` when it scores every step
+(the component's own value is then their sum). Keyword parameters are filled from the
 component's ``args``; a parameter that bears the name of an extra (`EXTRAS`) and is not among the ``args`` is filled from the
 trajectory. This module imports no verifier: names lead to `module:function`.
 """

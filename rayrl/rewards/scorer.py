@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rayrl.config.schema import RewardComponent, RewardsConfig
@@ -41,10 +42,13 @@ class VerifierScorer:
         return Call(name, trajectory.text, trajectory.ground_truth, {e: EXTRAS[e](trajectory) for e in self._pool.extras[name]})
 
     def _record(self, name: str, outcome: Outcome) -> RewardRecord:
+        steps = outcome.value if isinstance(outcome.value, tuple) else None
+        value = math.fsum(steps) if steps is not None else outcome.value
         return RewardRecord(
             component=name,
-            status=RewardStatus.SCORED if outcome.value is not None else RewardStatus.FAILED,
-            value=outcome.value,
+            status=RewardStatus.SCORED if value is not None else RewardStatus.FAILED,
+            value=value,
+            step_values=steps,
             producer=self._specs[name].verifier,
             latency_s=outcome.latency_s,
             error=outcome.error,

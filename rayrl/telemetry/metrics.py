@@ -41,6 +41,10 @@ METRICS: dict[str, Metric] = {
     "advantage/mean": Metric("", "Mean advantage over action tokens"),
     "advantage/std": Metric("", "Standard deviation of the advantage"),
     "advantage/abs_max": Metric("", "Largest |advantage|"),
+    "pairs/accuracy": Metric("", "Share of preference pairs that the policy orders as the rewards do"),
+    "pairs/margin": Metric("", "Mean margin of the preferred sample over the other, as the loss sees it"),
+    "pairs/chosen": Metric("nats", "Mean log-ratio of the preferred samples to the reference"),
+    "pairs/rejected": Metric("nats", "Mean log-ratio of the other samples; suppression shows when this and pairs/chosen both fall"),
     "value/mean": Metric("", "Mean predicted value"),
     "value/loss": Metric("", "Loss of the value model"),
     "value/return": Metric("", "Mean return that the value model is fitted to"),
@@ -122,6 +126,7 @@ METRICS: dict[str, Metric] = {
 
 FAMILIES: dict[str, Metric] = {
     "reward/": Metric("", "Mean of one reward component over the batch: reward/<component>"),
+    "method/": Metric("", "What a method shows of itself: quantiles, targets, selected shares (algorithms/)"),
     "eval/": Metric("", "Evaluation on held-out prompts: eval/<task>/<quantity>"),
     "buffer/dropped/": Metric("groups", "Groups dropped since the run began, by reason"),
     "buffer/staleness/": Metric("groups", "Groups trained since the run began, by staleness in versions"),

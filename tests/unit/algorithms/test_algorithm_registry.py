@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import pickle
 import subprocess
 import sys
@@ -21,7 +22,12 @@ TABLES = {
     "REDUCTIONS": registry.REDUCTIONS,
     "FILTERS": registry.FILTERS,
     "AGGREGATORS": registry.AGGREGATORS,
+    "SHAPINGS": registry.SHAPINGS,
+    "STEPS": registry.STEPS,
+    "PAIRS": registry.PAIRS,
+    "RESAMPLINGS": registry.RESAMPLINGS,
 }
+PUBLISHED = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "ppo", "dapo", "gspo", "cispo")
 
 
 @pytest.mark.parametrize(("table", "name"), [(t, n) for t, entries in TABLES.items() for n in entries])
@@ -39,7 +45,17 @@ def test_the_registry_and_what_the_buffer_runs_need_no_torch():
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("table", "name"), [(t, n) for t, entries in TABLES.items() for n in entries if t != "REDUCTIONS"])
+def test_the_knobs_of_a_function_are_those_of_its_line_with_the_same_defaults(table, name):
+    keywords = {
+        p.name: p.default for p in inspect.signature(load(TABLES[table], name, "key")).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
+    placed = ("component", "separator", "coef") if table == "STEPS" else ()  # the learner reads these, not the function
+    assert keywords == {k: knob.default for k, knob in TABLES[table][name].knobs.items() if k not in placed}
+    assert all(knob.doc for knob in TABLES[table][name].knobs.values())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_preset_says_what_it_needs(name):
     resolved = resolve(AlgorithmConfig(name=name))
     assert resolved.needs_critic == PRESETS[name].needs_critic == (name == "ppo")
@@ -54,7 +70,7 @@ def test_presets_are_the_published_combinations():
         r = resolve(AlgorithmConfig(name=name))
         return r.advantage, r.loss, r.reduction, r.filter, r.clip_low, r.clip_high
 
-    assert {name: row(name) for name in PRESETS} == {
+    assert {name: row(name) for name in PUBLISHED} == {
         "grpo": ("grpo", "ppo_clip", "sequence_mean", "none", 0.2, 0.2),
         "dr_grpo": ("dr_grpo", "ppo_clip", "fixed_length", "none", 0.2, 0.2),
         "rloo": ("rloo", "reinforce", "fixed_length", "none", 0.2, 0.2),
@@ -99,6 +115,28 @@ def test_a_name_like_no_other_gets_the_whole_list():
     with pytest.raises(ConfigError) as error:
         resolve(AlgorithmConfig(name="xyzzy"))
     assert "did you mean" not in error.value.hint and all(name in error.value.hint for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("args", "key", "hint"),
+    [
+        ({"bet": 0.2}, "algorithm.args.bet", "did you mean 'beta'"),
+        ({"beta": 0}, "algorithm.args.beta", "more than 0"),
+        ({"beta": "much"}, "algorithm.args.beta", "give a number"),
+        ({"beta": True}, "algorithm.args.beta", "give a number"),
+        ({"beta": float("nan")}, "algorithm.args.beta", "give a number"),
+        ({"per": "promt"}, "algorithm.args.per", "did you mean 'prompt'"),
+    ],
+)
+def test_a_knob_that_no_part_has_or_that_is_out_of_range_is_refused(args, key, hint):
+    with pytest.raises(ConfigError) as error:
+        resolve(AlgorithmConfig(name="dpo", pairs="all_pairs", args=args))
+    assert key in error.value.message and hint in error.value.hint
+
+
+def test_pairs_without_a_loss_that_reads_them_are_refused():
+    with pytest.raises(ConfigError, match=r"algorithm\.pairs"):
+        resolve(AlgorithmConfig(name="grpo", pairs="best_worst"))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Make:
         def weighted(components, weights):
             return sum(components[name] * np.float32(weight) for name, weight in weights.items())
 
-        return RewardRules(weights or {"exact": 1.0}, weighted, **kwargs)
+        return RewardRules(weights or {"exact": 1.0}, kwargs.pop("aggregate", weighted), **kwargs)
 
     @classmethod
     def core(cls, *, jobs=("verifiers",), num_workers=0, rules=None, **config) -> BufferCore:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rayrl.buffer.scoring import ScoringDesk
+from rayrl.types import RewardRecord, RewardStatus
 
 
 def test_rewards_are_the_aggregate_of_weighted_components_only(make):
@@ -35,6 +36,22 @@ def test_a_missing_record_counts_as_failed(make):
     records[1] = []
     group, _, failures = make.rules().apply(make.group(0), records)
     assert group.kept.tolist() == [True, False] and failures == {"exact": 1}
+
+
+def test_an_ensemble_goes_on_with_the_members_that_have_a_score(make):
+    records = [a + b for a, b in zip(make.records(None, None), make.records(4.0, None, component="other"), strict=True)]
+    rules = make.rules({"exact": 1.0, "other": 1.0}, gaps=True, aggregate=lambda c, w: np.nanmean([*c.values()], axis=0).astype(np.float32))
+    group, _, failures = rules.apply(make.group(0), records)
+    assert group.kept.tolist() == [True, False] and group.rewards[0] == 4.0
+    assert failures == {"exact": 2, "other": 1}
+
+
+def test_values_of_steps_travel_beside_their_sum(make):
+    record = RewardRecord("process", RewardStatus.SCORED, 3.0, step_values=(1.0, 2.0))
+    records = [[*make.records(1.0)[0], record], make.records(0.0)[0]]
+    group, _, _ = make.rules().apply(make.group(0), records)
+    assert group.step_values == {"process": ((1.0, 2.0), ())}
+    assert group.components["process"][0] == 3.0
 
 
 def test_fallback_gives_the_sample_the_fallback_reward(make):

@@ -46,6 +46,18 @@ def make_scorer():
         scorer.close()
 
 
+def test_a_verifier_that_returns_a_list_scores_steps_and_their_sum(make_scorer):
+    scorer = make_scorer(
+        process=RewardComponent("bad_verifiers:steps", args={"values": [1.0, -0.25]}),
+        broken=RewardComponent("bad_verifiers:steps", args={"values": [1.0, float("nan")]}),
+        none=RewardComponent("bad_verifiers:steps", args={"values": []}),
+    )
+    process, broken, none = scorer.score([trajectory(0, 0, "->85")])[0]
+    assert (process.value, process.step_values) == (0.75, (1.0, -0.25))
+    assert broken.status is RewardStatus.FAILED and broken.step_values is None and "nan" in broken.error
+    assert (none.value, none.step_values) == (0.0, ())
+
+
 def test_every_trajectory_gets_one_record_per_component_in_order(make_scorer):
     scorer = make_scorer(
         correct=RewardComponent("arithmetic"),
