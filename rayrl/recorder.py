@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from rayrl.config.loading import Loaded
 from rayrl.errors import RoleFailed
 from rayrl.evaluation.held_out import Evaluation
+from rayrl.publishing import Published
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import gather
 from rayrl.telemetry.bound import Bound, RoleTime, find_bound
@@ -28,21 +29,13 @@ from rayrl.telemetry.metrics import MetricsWriter
 from rayrl.telemetry.perfetto import TraceFile
 from rayrl.telemetry.process import resident_bytes
 from rayrl.telemetry.spans import SpanRecorder
-from rayrl.types import LearnBatch, SyncReport
+from rayrl.types import LearnBatch
 
 if TYPE_CHECKING:
     from rayrl.assembly import Roles
     from rayrl.run import Working
 
 T = TypeVar("T")
-
-
-class Published(NamedTuple):
-    """What a weight update cost."""
-
-    reports: Sequence[SyncReport]
-    nbytes: int
-    seconds: float
 
 
 def traced(method: Callable[..., T]) -> Callable[..., T]:
@@ -271,10 +264,10 @@ def _batch_metrics(batch: LearnBatch, config: Any) -> dict[str, float]:
 
 
 def _sync_metrics(published: Published) -> dict[str, float]:
-    reports, nbytes, seconds = published
+    version, reports, nbytes, seconds = published
     numbers = {"sync/total_s": seconds, "sync/bytes": float(nbytes), "sync/bytes_per_s": nbytes / max(seconds, 1e-9)}
     if reports:
-        numbers |= {"sync/paused_s": max(r.paused_s for r in reports), "sync/version": float(reports[0].version)}
+        numbers |= {"sync/paused_s": max(r.paused_s for r in reports), "sync/version": float(version)}
         gaps = [r.canary_gap for r in reports if r.canary_gap is not None]
         numbers |= {"sync/canary_gap_nats": max(gaps)} if gaps else {}
     return numbers

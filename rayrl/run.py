@@ -28,11 +28,11 @@ from rayrl.config.loading import Loaded
 from rayrl.deadlines import Deadline
 from rayrl.errors import ConfigError, NothingToLearn, RoleFailed
 from rayrl.evaluation import held_out
-from rayrl.recorder import Published, Recorder, traced
+from rayrl.publishing import Publisher
+from rayrl.recorder import Recorder, traced
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import Joint, gather
-from rayrl.types import LearnBatch, PromptTask, SamplingParams, SyncReport, Trajectory, WeightUpdate
-from rayrl.weight_check import WeightCheck
+from rayrl.types import LearnBatch, PromptTask, SamplingParams, Trajectory
 
 _POLL_S = 0.25
 """How long the driver stays in one wait before it looks after its workers."""
@@ -70,8 +70,6 @@ class Run(AbstractContextManager["Run"]):
         self._evaluated_at = saved["evaluated_at"] if saved else -1
         self._admitted = 0
         """Prompts admitted since the last batch was collected."""
-        self._update: WeightUpdate | None = None
-        self._check = WeightCheck(self.config.sync.canary_tolerance)
         self._runtime, self._roles = None, None
         self._handlers: dict[int, Any] = {}
         self._recorder = Recorder(loaded, folder, saved)
@@ -101,13 +99,13 @@ class Run(AbstractContextManager["Run"]):
         config, say = self.config, self._recorder.say
         say("loading prompts")
         self._prompts, self._held_out = assembly.load_prompts(config)
-        self._canary_ids = (self._held_out or self._prompts.take(1))[0].token_ids[:_CANARY_TOKENS]
+        canary = (self._held_out or self._prompts.take(1))[0].token_ids[:_CANARY_TOKENS] if config.sync.canary else None
         self._prompts.seek(0)
         say("starting Ray")
         self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
         self._roles = assembly.start_roles(config, self._runtime, resources, self.folder.rollouts if config.telemetry.rollouts else None)
-        self._roles.rollout.on_back = self._bring_up_to_date
+        self._publisher = Publisher(config, self._roles, self._mode, canary)
         if self._saved:
             self._restore(self._saved)
         if threading.current_thread() is threading.main_thread():
@@ -282,33 +280,13 @@ class Run(AbstractContextManager["Run"]):
 
     def export(self, version: int | None = None) -> Joint:
         """Asks the learner for its weights as ``version`` (default: the present one)."""
-        canary = self._canary_ids if self.config.sync.canary else None
-        return self._roles.learner.submit("export_weights", self.version if version is None else version, canary)
+        return self._publisher.export(self.version if version is None else version)
 
     @traced
     def publish(self, weights: Joint) -> None:
         """Every engine loads the new weights and proves it; only then do they count as published."""
-        limits, started = self.config.deadlines, time.monotonic()
-        update: WeightUpdate = weights.result(limits.learn_s)
-        if self._mode == "colocated" and self._update is not None:
-            self._roles.rollout.call("wake", timeout_s=limits.sync_s)
-        self._update = update
-        reports: list[SyncReport] = []
-        for pending in self._roles.rollout.submit("update_weights", update):
-            try:
-                reports.append(pending.result(limits.sync_s))
-            except RoleFailed:
-                self._roles.rollout.settle(limits.call_s)  # its replacement gets these weights before it generates anything
-        self._check.accept(update, reports)
-        self.version = update.manifest.version
-        self._roles.buffer.set_version(self.version)
-        self._published = Published(reports, update.manifest.nbytes, time.monotonic() - started)
-
-    def _bring_up_to_date(self, handle: Any) -> None:
-        """A replaced engine starts with the newest weights."""
-        if self._update is not None:
-            report = handle.submit("update_weights", self._update).result(self.config.deadlines.sync_s)
-            self._check.accept(self._update, [report])
+        self._published = self._publisher.publish(weights)
+        self.version = self._published.version
 
     # ---- evaluation and saving --------------------------------------------------------------------------------------------------
 

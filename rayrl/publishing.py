@@ -1,0 +1,68 @@
+"""From the learner's weights to proven weights on every engine.
+
+The learner exports a version, every engine loads it between two of its steps and proves what it holds; only then does the
+version count as published.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from rayrl.config.schema import Config
+from rayrl.errors import RoleFailed
+from rayrl.runtime.contract import Handle
+from rayrl.runtime.pool import Joint
+from rayrl.types import IntArray, SyncReport, WeightUpdate
+from rayrl.weight_check import WeightCheck
+
+if TYPE_CHECKING:
+    from rayrl.assembly import Roles
+
+
+class Published(NamedTuple):
+    """What a weight update cost."""
+
+    version: int
+    reports: Sequence[SyncReport]
+    nbytes: int
+    seconds: float
+
+
+class Publisher:
+    """Carries weights from the learner to the engines. ``canary_ids`` int32[P]: the prompt that both compute; None asks for no proof."""
+
+    def __init__(self, config: Config, roles: Roles, mode: str, canary_ids: IntArray | None) -> None:
+        self._config, self._roles, self._mode, self._canary_ids = config, roles, mode, canary_ids
+        self._check = WeightCheck(config.sync.canary_tolerance)
+        self._update: WeightUpdate | None = None
+        roles.rollout.on_back = self._bring_up_to_date
+
+    def export(self, version: int) -> Joint:
+        """Asks the learner for its weights as ``version``, once it has done what it was asked before."""
+        return self._roles.learner.submit("export_weights", version, self._canary_ids)
+
+    def publish(self, weights: Joint) -> Published:
+        """Raises `WeightSyncError` when an engine does not hold what the learner sent, or cannot prove it."""
+        limits, started = self._config.deadlines, time.monotonic()
+        update: WeightUpdate = weights.result(limits.learn_s)
+        if self._mode == "colocated" and self._update is not None:
+            self._roles.rollout.call("wake", timeout_s=limits.sync_s)
+        self._update = update
+        reports: list[SyncReport] = []
+        for pending in self._roles.rollout.submit("update_weights", update):
+            try:
+                reports.append(pending.result(limits.sync_s))
+            except RoleFailed:
+                self._roles.rollout.settle(limits.call_s)  # its replacement gets these weights before it generates anything
+        self._check.accept(update, reports)
+        version = update.manifest.version
+        self._roles.buffer.set_version(version)
+        return Published(version, reports, update.manifest.nbytes, time.monotonic() - started)
+
+    def _bring_up_to_date(self, engine: Handle) -> None:
+        """A replaced engine starts with the newest weights."""
+        if self._update is not None:
+            report = engine.submit("update_weights", self._update).result(self._config.deadlines.sync_s)
+            self._check.accept(self._update, [report])
