@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources
+from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources, weight_transport
 from rayrl.config.schema import Config
 from rayrl.config.sizes import model_size
 from rayrl.machine import inspect_machine
 from rayrl.protocols import PromptSource, ReplayBuffer, Store, TextEnv
+from rayrl.rollout.select import choose_engine
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, Ranks, gather
 from rayrl.types import Prompt
@@ -38,6 +39,8 @@ class Roles:
     learner: Ranks
     reference: list[Handle]
     archive: Handle | None
+    transport: str = "store"
+    """How weights travel: `placement.weight_transport`."""
 
     def learner_stats(self) -> list[Pending]:
         return [rank.submit("stats") for rank in self.learner.handles]
@@ -65,15 +68,16 @@ def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, Rol
     return runtime, resources, placement_mode(config, found.gpus)
 
 
-def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResources], rollouts: Path | None) -> Roles:
+def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResources], mode: str, rollouts: Path | None) -> Roles:
     """Starts all roles side by side; returns when every one of them has loaded its model. ``rollouts`` is where trajectories are kept."""
     start_s = config.deadlines.start_s
+    transport = weight_transport(config, mode, choose_engine(config.rollout)[0])
     shared = {"config": config, "store": runtime.store}
     buffer = runtime.start([RoleSpec("buffer", build_buffer, shared, concurrency=64, trace=False)], start_s)[0]
-    rollout = _specs(resources["rollout"], build_rollout, shared | {"buffer": buffer}, concurrency=16, named=True)
+    rollout = _specs(resources["rollout"], build_rollout, shared | {"buffer": buffer, "transport": transport}, concurrency=16, named=True)
     rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
     scorers = _specs(resources["scorer"], build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True)
-    learner = _specs(resources["learner"], build_learner, shared, concurrency=1)
+    learner = _specs(resources["learner"], build_learner, shared | {"transport": transport}, concurrency=1)
     reference = _specs(resources["reference"], build_reference, shared, concurrency=1) if needs_reference(config) else []
     address = runtime.reserve_address(replace(learner[0], name="rendezvous")) if len(learner) > 1 else ""
     learner = [
@@ -92,6 +96,7 @@ def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResou
         Ranks(ranks),
         frozen,
         archives[0] if archives else None,
+        transport,
     )
 
 
@@ -128,12 +133,12 @@ def build_buffer(config: Config, store: Store) -> Any:
     )
 
 
-def build_rollout(config: Config, store: Store, name: str, index: int, buffer: ReplayBuffer) -> Any:
+def build_rollout(config: Config, store: Store, name: str, index: int, buffer: ReplayBuffer, transport: str) -> Any:
     from rayrl.data.tokenizer import load_tokenizer
     from rayrl.rollout.select import build_engine
     from rayrl.rollout.worker import RolloutWorker
 
-    engine, reason = build_engine(config.model, config.rollout, seed=config.run.seed)
+    engine, reason = build_engine(config.model, config.rollout, seed=config.run.seed, transport=transport)
     print(f"{name}: {reason}", flush=True)
     tokenizer = load_tokenizer(config.model)
     return RolloutWorker(
@@ -161,15 +166,17 @@ def build_scorer(config: Config, store: Store, name: str, buffer: ReplayBuffer) 
     return RewardWorker(name, buffer, store, VerifierScorer(config.rewards.components, config.rewards), VERIFIERS)
 
 
-def build_learner(config: Config, store: Store, rank: int, ranks: int, address: str) -> Any:
+def build_learner(config: Config, store: Store, rank: int, ranks: int, address: str, transport: str) -> Any:
     if config.learner.backend == "torch":
         from rayrl.learner.torch import TorchLearner
 
-        return TorchLearner(config, store)
+        return TorchLearner(config, store, transport=transport)
     from rayrl.learner.deepspeed import DeepSpeedLearner
 
     host, _, port = (address or "127.0.0.1:0").rpartition(":")
-    return DeepSpeedLearner(config, store, rank=rank, world_size=ranks, master_addr=host, master_port=int(port) or free_port())
+    return DeepSpeedLearner(
+        config, store, rank=rank, world_size=ranks, master_addr=host, master_port=int(port) or free_port(), transport=transport
+    )
 
 
 def build_reference(config: Config, store: Store) -> Any:

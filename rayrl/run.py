@@ -104,7 +104,9 @@ class Run(AbstractContextManager["Run"]):
         say("starting Ray")
         self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
-        self._roles = assembly.start_roles(config, self._runtime, resources, self.folder.rollouts if config.telemetry.rollouts else None)
+        self._roles = assembly.start_roles(
+            config, self._runtime, resources, self._mode, self.folder.rollouts if config.telemetry.rollouts else None
+        )
         self._publisher = Publisher(config, self._roles, self._mode, canary)
         if self._saved:
             self._restore(self._saved)
@@ -112,6 +114,7 @@ class Run(AbstractContextManager["Run"]):
             self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         self._roles.rollout.run()
         self._roles.scorers.run()
+        self._publisher.connect()
         self._recorder.begin(self._roles)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

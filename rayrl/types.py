@@ -316,7 +316,7 @@ class WeightManifest:
     tensors: tuple[TensorSpec, ...]
     bucket_nbytes: tuple[int, ...]
     digests: tuple[str, ...]
-    """xxh3-128 of each bucket's bytes."""
+    """xxh3-128 of each bucket's bytes; empty where they never leave GPU memory: the canary alone is the proof there."""
 
     @property
     def nbytes(self) -> int:
@@ -333,7 +333,11 @@ class WeightUpdate:
 
     manifest: WeightManifest
     buckets: Sequence[Any]
-    """One reference (or uint8 array) per bucket."""
+    """One reference (or uint8 array) per bucket; empty where the bytes go from GPU to GPU."""
+    transport: str = "store"
+    """store: the buckets lie in the object store; nccl: the learner broadcasts them; ipc: engines open the learner's GPU memory."""
+    handles: bytes = b""
+    """ipc: pickled CUDA IPC handles of every tensor, in the manifest's order."""
     canary_token_ids: IntArray | None = None
     """int32[P]: a fixed prompt whose log-probs both sides compute."""
     canary_logprobs: FloatArray | None = None

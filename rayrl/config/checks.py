@@ -232,5 +232,18 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"placement.mode is cpu and rollout.tensor_parallel is {config.rollout.tensor_parallel}: it counts GPUs; set it to 1"
 
 
+def _transport(config: Config) -> Iterator[str]:
+    transport, mode = config.sync.transport, config.placement.mode
+    if transport in ("auto", "store"):
+        return
+    wanted = "colocated" if transport == "ipc" else "disaggregated"
+    if mode not in ("auto", wanted):
+        yield f"sync.transport is {transport} and placement.mode is {mode}: it needs {wanted}; set sync.transport=auto"
+    if config.rollout.engine not in ("auto", "vllm"):
+        yield f"sync.transport is {transport} and rollout.engine is {config.rollout.engine}: it belongs to vllm; set sync.transport=auto"
+    if not config.sync.canary:
+        yield f"sync.transport is {transport} and sync.canary is false: bytes that stay on GPUs have no other proof; set sync.canary=true"
+
+
 _RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_batch, _learner, _schedule, _feedback)
-_LANGUAGE_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_lengths, _algorithm, _sampling, _rewards, _data)
+_LANGUAGE_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_lengths, _algorithm, _sampling, _rewards, _data, _transport)

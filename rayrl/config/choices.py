@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "learner.backend": ("deepspeed", "torch"),
     "learner.attention": ("sdpa", "eager", "flash_attention_2"),
     "learner.optim.schedule": ("constant", "linear", "cosine"),
+    "sync.transport": ("auto", "store", "nccl", "ipc"),
     "buffer.select": ("oldest", "priority", "newest"),
     "placement.mode": ("auto", "cpu", "disaggregated", "colocated"),
     "telemetry.wandb": ("online", "offline", "off"),

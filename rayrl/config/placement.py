@@ -74,6 +74,15 @@ def disaggregated_gpus(config: Config) -> float:
     return rollout + config.learner.ranks * config.placement.learner_gpus_per_rank + reference
 
 
+def weight_transport(config: Config, mode: str, engine: str) -> str:
+    """``store``, ``nccl`` or ``ipc``: what ``sync.transport`` says, or for ``auto`` what placement ``mode`` and ``engine`` allow."""
+    if config.sync.transport != "auto":
+        return config.sync.transport
+    if engine != "vllm" or mode == "cpu":
+        return "store"
+    return "ipc" if mode == "colocated" else "nccl"
+
+
 def needs_reference(config: Config) -> bool:
     """Whether a frozen reference model is started: for a KL penalty, or for a loss that compares with it."""
     if config.algorithm.kl.coef != 0:

@@ -475,6 +475,9 @@ class BufferConfig:
 
 @dataclass
 class SyncConfig:
+    transport: str = "auto"
+    """How weights reach the engines: store (object store; every bucket's bytes are proven), nccl (broadcast between GPUs), ipc (the
+    engine opens the memory of the learner on its own GPU). auto: store on CPUs, with vLLM on GPUs nccl, or ipc if colocated."""
     bucket_mib: int = 64
     """Bucket size."""
     canary: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from rayrl.config.schema import Config
 from rayrl.learner import snapshot
+from rayrl.learner.carriers import StoreCarrier, build_carrier
 from rayrl.learner.ema import Ema
 from rayrl.learner.forward import PolicyNet, build_inputs
 from rayrl.learner.group import Group
@@ -38,8 +40,12 @@ class LearnerBase:
         group: Group,
         device: torch.device,
         tokenizer: Any,
+        transport: str = "store",
     ) -> None:
-        self._config, self._store, self._group, self._device, self._tokenizer = config, store, group, device, tokenizer
+        """``transport``: how exported weights travel, see `carriers.build_carrier`."""
+        self._config, self._group, self._device, self._tokenizer = config, group, device, tokenizer
+        self._store, self._carrier = store, build_carrier(config, transport, store, group, device)
+        self._exported: WeightUpdate | None = None
         self._policy, self._critic = policy, critic
         self._net: PolicyNet = policy.net
         self._dtype = compute_dtype(config.model)
@@ -51,6 +57,7 @@ class LearnerBase:
     def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> Mapping[str, float]:
         """Trains on ``batch``; ``reference`` holds one payload per group, or None without a reference model."""
         begin = time.perf_counter()
+        self._carrier.release()
         report = self._trainer.step(batch, reference)
         elapsed = time.perf_counter() - begin
         self._busy_s += elapsed
@@ -61,24 +68,38 @@ class LearnerBase:
         records, self._trainer.token_records = self._trainer.token_records, None
         return None if records is None else self._store.put(records)
 
+    def open_transfer(self, address: str, world_size: int) -> None:
+        """Meets the engines for transfers between GPUs, while they `join_transfer`; see `carriers.Carrier.open`."""
+        self._carrier.open(address, world_size)
+
     def export_weights(self, version: int, canary_token_ids: IntArray | None) -> WeightUpdate | None:
-        """Packs the policy bucket by bucket in `model.dtype`; rank 0 stores the buckets and returns the update, others None."""
+        """Packs the policy bucket by bucket in `model.dtype`; rank 0 returns the update, others None."""
         begin = time.perf_counter()
         canary = self._canary(canary_token_ids) if canary_token_ids is not None else None
         tensors = dict(weight_plan.wire_items(self._net.model.named_parameters(), tied=self._tied))
         layout = weight_plan.plan(((name, _shape(t), self._dtype) for name, t in tensors.items()), self._config.sync.bucket_mib * 2**20)
-        refs, digests = [], []
+        self._carrier.begin()
         for index, specs in groupby(layout.tensors, key=lambda spec: spec.bucket):
             with self._policy.gathered([f"model.{spec.name}" for spec in specs]):
-                if self._group.rank == 0:
-                    bucket = weight_plan.pack_bucket(layout, index, tensors)
-            if self._group.rank == 0:
-                digests.append(weight_plan.digest(bucket))
-                refs.append(self._store.put(bucket))
+                self._carrier.add(layout, index, tensors)
+        update = self._carrier.announce(layout, version)
+        self._exported = replace(update, canary_token_ids=canary_token_ids, canary_logprobs=canary)
         self._busy_s += time.perf_counter() - begin
-        if self._group.rank != 0:
+        return self._exported if self._group.rank == 0 else None
+
+    def leave_transfer(self) -> WeightUpdate | None:
+        """An engine of the broadcast group is gone: gives the group up. From here on the object store carries the weights.
+
+        Rank 0 returns the last export with its bytes in the store; its version may be ahead of the published one. None elsewhere,
+        and before the first export.
+        """
+        buckets = self._carrier.abandon()
+        self._carrier = StoreCarrier(self._store, self._group.rank)
+        if self._exported is None or self._group.rank != 0:
             return None
-        return WeightUpdate(weight_plan.manifest(layout, version, digests), refs, canary_token_ids, canary)
+        digests = tuple(weight_plan.digest(bucket) for bucket in buckets)
+        manifest, refs = replace(self._exported.manifest, digests=digests), [self._store.put(bucket) for bucket in buckets]
+        return replace(self._exported, manifest=manifest, buckets=refs, transport="store")
 
     def save(self, folder: Path) -> None:
         """Everything that a bit-exact continuation needs, for any number of ranks; each rank writes its own files."""

@@ -50,7 +50,17 @@ LARGEST_BUCKET = 100_000_000
 class DeepSpeedLearner(LearnerBase):
     """One rank of a data-parallel group; rank 0's host and a free port of it are where the ranks meet."""
 
-    def __init__(self, config: Config, store: Store, *, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        *,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        transport: str = "store",
+    ) -> None:
         """Joins the group and loads the networks. Waits for the other ranks, here and later, at most `deadlines.learn_s`."""
         device = set_up_torch(config)
         os.environ |= {
@@ -75,6 +85,7 @@ class DeepSpeedLearner(LearnerBase):
             DistributedGroup(rank, world_size, device),
             device,
             tokenizer,
+            transport,
         )
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from rayrl.protocols import Store
 class TorchLearner(LearnerBase):
     """AdamW on float32 master weights, one device."""
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(self, config: Config, store: Store, *, transport: str = "store") -> None:
         """Loads the policy (and the critic of PPO). Raises `ModelError`, and `ConfigError` for more than one rank."""
         if config.learner.ranks != 1:
             raise ConfigError(
@@ -31,6 +31,7 @@ class TorchLearner(LearnerBase):
             Alone(),
             device,
             tokenizer,
+            transport,
         )
 
     def close(self) -> None:

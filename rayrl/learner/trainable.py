@@ -34,7 +34,7 @@ class Trainable(Protocol):
         """Clips, applies one AdamW update, forgets the gradients. Returns the global gradient norm before clipping."""
 
     def gathered(self, names: Sequence[str]) -> AbstractContextManager[None]:
-        """Inside it the named parameters of ``net`` are whole on rank 0."""
+        """Inside it the named parameters of ``net`` are whole on every rank."""
 
     def masters(self) -> list[Tensor]:
         """The float32 tensors that this rank's optimiser updates, in place."""

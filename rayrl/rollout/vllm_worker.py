@@ -52,6 +52,10 @@ class WeightLoader:
         bounds = pairwise(accumulate(announced.bucket_nbytes, initial=0))
         self.rayrl_load(announced, [data[start:end] for start, end in bounds])
 
+    def rayrl_repack_tied(self) -> None:
+        """After an update that came through vLLM's own transfer engine."""
+        _repack_tied(self.model_runner.get_model())
+
     def rayrl_seed(self, seed: int) -> None:
         """Seeds the generators that requests without a seed of their own draw from."""
         torch.manual_seed(seed)

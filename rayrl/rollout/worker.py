@@ -145,6 +145,12 @@ class RolloutWorker:
             return load()
         return self._between_steps("weight update", load, self._sync_s)
 
+    def join_transfer(self, address: str, rank_offset: int, world_size: int, buffer_bytes: int) -> None:
+        """See `AsyncVllmEngine.join_transfer`."""
+        self._between_steps(
+            "joining the weight transfer", lambda: self._engine.join_transfer(address, rank_offset, world_size, buffer_bytes), self._sync_s
+        )
+
     def rollout(self, tasks: Sequence[PromptTask], timeout_s: float) -> list[Trajectory]:
         """Episodes for the caller instead of the buffer (evaluation), sampled along with training; in the order of tasks and samples.
 

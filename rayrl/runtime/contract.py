@@ -64,6 +64,9 @@ class Runtime(Protocol):
     def stop(self, handle: Handle) -> None:
         """Ends one role at once."""
 
+    def address(self, handle: Handle) -> str:
+        """``host:port`` on the role's node, the port free just now: where others can meet it."""
+
     def usage(self) -> Mapping[str, float]:
         """Bytes of the object store: ``used``, ``capacity``."""
 

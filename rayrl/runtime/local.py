@@ -6,6 +6,7 @@ interpreter takes the run along.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -75,6 +76,11 @@ class LocalRuntime:
 
     def stop(self, handle: LocalHandle) -> None:
         handle._threads.shutdown(wait=False, cancel_futures=True)
+
+    def address(self, handle: LocalHandle) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return f"127.0.0.1:{probe.getsockname()[1]}"
 
     def usage(self) -> dict[str, float]:
         return {"used": 0.0, "capacity": 0.0}

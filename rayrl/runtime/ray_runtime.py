@@ -87,6 +87,10 @@ class RayRuntime:
         """Pid, address, a free port and accelerators of a role's process."""
         return ray.get(handle._actor.node.remote(), timeout=self._deadlines.call_s)
 
+    def address(self, handle: RayHandle) -> str:
+        node = self.node(handle)
+        return f"{node['address']}:{node['port']}"
+
     def reserve_address(self, spec: RoleSpec) -> str:
         """``host:port`` for a rendezvous of ranks, on the node of ``spec``'s bundle."""
         actor = self._host(replace(spec, cores=()), "")

@@ -69,12 +69,17 @@ def plan(specs: Iterable[tuple[str, Sequence[int], torch.dtype]], bucket_bytes: 
 def pack_bucket(layout: Layout, index: int, tensors: Mapping[str, torch.Tensor]) -> Bucket:
     """One bucket filled from ``tensors`` (any device; converted to the planned dtype). Gaps between tensors are zero."""
     bucket = np.zeros(layout.bucket_nbytes[index], dtype=np.uint8)
-    for spec in layout.in_bucket(index):
+    fill(torch.from_numpy(bucket), layout.in_bucket(index), tensors)
+    return bucket
+
+
+def fill(bucket: torch.Tensor, specs: Iterable[TensorSpec], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes ``tensors`` to their places in ``bucket`` uint8[nbytes], on any device. Raises `ValueError` for another shape than planned."""
+    for spec in specs:
         tensor = tensors[spec.name]
         if tuple(tensor.shape) != spec.shape:
             raise ValueError(f"tensor {spec.name!r} has shape {tuple(tensor.shape)}, planned was {spec.shape}")
-        _view(bucket, spec).copy_(tensor.detach())
-    return bucket
+        part(bucket, spec).copy_(tensor.detach())
 
 
 def pack(named: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int, dtype: torch.dtype | None = None) -> tuple[list[Bucket], Layout]:
@@ -130,18 +135,19 @@ def check_compatible(manifest: WeightManifest, expected: Mapping[str, Sequence[i
 
 def unpack(manifest: WeightManifest, buckets: Sequence[Bucket]) -> Iterator[tuple[str, torch.Tensor]]:
     """Named tensors as views of the buckets: nothing is copied, so they must not be written to and live as long as the buckets."""
-    for spec in manifest.tensors:
-        yield spec.name, _view(buckets[spec.bucket], spec)
-
-
-def _view(bucket: Bucket, spec: TensorSpec) -> torch.Tensor:
-    dtype = getattr(torch, spec.dtype)
-    if spec.nbytes == 0:
-        return torch.empty(spec.shape, dtype=dtype)
     with warnings.catch_warnings():  # shared memory is mapped read-only; these views are only ever read
         warnings.filterwarnings("ignore", message="The given (buffer|NumPy array) is not writable")
-        flat = torch.from_numpy(bucket[spec.offset : spec.offset + spec.nbytes])
-    return flat.view(dtype).view(spec.shape)
+        flat = [torch.from_numpy(bucket) for bucket in buckets]
+    for spec in manifest.tensors:
+        yield spec.name, part(flat[spec.bucket], spec)
+
+
+def part(bucket: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    """The tensor of ``spec`` as a view of ``bucket`` uint8[nbytes]."""
+    dtype = getattr(torch, spec.dtype)
+    if spec.nbytes == 0:  # the dtypes of two empty tensors cannot be exchanged
+        return torch.empty(spec.shape, dtype=dtype, device=bucket.device)
+    return bucket[spec.offset : spec.offset + spec.nbytes].view(dtype).view(spec.shape)
 
 
 _CORRUPT = "the bytes changed between learner and engine; the engine keeps its old weights and must be replaced"
