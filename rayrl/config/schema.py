@@ -321,6 +321,42 @@ class AgentConfig:
 
 
 @dataclass
+class RewardModelConfig:
+    network: str = "transformer"
+    """transformer (a head on a Hugging Face checkpoint) or char_cnn (a small character network for texts of at most 256 bytes)."""
+    path: str | None = None
+    """Checkpoint that the transformer starts from: a language model or a saved reward model; null takes model.path."""
+    objective: str = "ranking"
+    """ranking (pairs, Bradley-Terry), classification (classes, cross entropy) or regression (scores, squared error)."""
+    classes: int = 2
+    """Classes of a classification; a text's score is the probability of the last one."""
+    class_balance: bool = False
+    """Weigh each class by the inverse of its share (classification)."""
+    centring: float = 0.001
+    """Weight of the mean squared score, which keeps scores near 0 (ranking)."""
+    heads: int = 1
+    """Heads on the one trunk, each fitted to a bootstrap sample: their mean is the score, their disagreement the uncertainty."""
+    max_length: int = 512
+    """Most tokens of a text (transformer); longer ones keep their end."""
+    lr: float = 1e-4
+    """Learning rate of AdamW."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    grad_clip: float = 10.0
+    """Largest gradient norm; 0 is off."""
+    batch_size: int = 64
+    """Labels per gradient step."""
+    updates_per_arrival: int = 32
+    """Gradient steps whenever new labels arrived."""
+    min_labels: int = 32
+    """Labels before the first fit."""
+    capacity: int = 25000
+    """Labels kept; beyond it the oldest go."""
+    validation_share: float = 0.1
+    """Share of the labels that is never fitted to and measures quality. Chosen by content."""
+
+
+@dataclass
 class KLConfig:
     coef: float = 0.0
     """Weight of the KL penalty against the reference model; 0 starts no reference model."""

@@ -10,10 +10,10 @@ from typing import Any
 
 from rayrl import plugins
 from rayrl.config.schema import DataConfig
-from rayrl.data.paths import is_local, nearest_files
 from rayrl.data.rows import Row, RowParser
 from rayrl.data.tasks import TASKS
 from rayrl.errors import ConfigError, DataError
+from rayrl.paths import is_local, nearest_files
 
 TASK_PREFIX = "task:"
 

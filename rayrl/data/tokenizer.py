@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rayrl.config.schema import ModelConfig
-from rayrl.data.paths import is_local, nearest_files
 from rayrl.errors import ModelError
+from rayrl.paths import is_local, nearest_files
 
 _FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
 
