@@ -14,13 +14,14 @@ from typing import Any
 
 from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources, weight_transport
 from rayrl.config.schema import Config
-from rayrl.config.sizes import model_size
 from rayrl.machine import inspect_machine
-from rayrl.protocols import PromptSource, ReplayBuffer, Store, TextEnv
+from rayrl.protocols import ReplayBuffer, Store, TextEnv
 from rayrl.rollout.select import choose_engine
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, Ranks, gather
 from rayrl.types import Prompt
+from rayrl.views import LanguageView, View
+from rayrl.workload import PromptWorkload, Workload
 
 VERIFIERS = "verifiers"
 """The scoring job that every group passes: all verifier components at once."""
@@ -100,14 +101,14 @@ def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResou
     )
 
 
-def load_prompts(config: Config) -> tuple[PromptSource, list[Prompt]]:
-    """The training stream and the held-out prompts. Raises `DataError` or `ModelError` before any role is started."""
-    from rayrl.data.prompts import load_prompts as load
-    from rayrl.data.tokenizer import load_tokenizer
+def load_workload(config: Config, say: Callable[[str], None]) -> Workload:
+    """What the policy is given to do. Raises `DataError` or `ModelError` before any role is started."""
+    say("loading prompts")
+    return PromptWorkload(config)
 
-    tokenizer = load_tokenizer(config.model)
-    size = model_size(config.model.path)
-    return load(config, tokenizer, vocab_size=size.vocab if size else None)
+
+def load_view(config: Config) -> View:
+    return LanguageView(config)
 
 
 def build_buffer(config: Config, store: Store) -> Any:

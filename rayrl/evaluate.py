@@ -12,6 +12,7 @@ from rayrl.evaluation import held_out
 from rayrl.evaluation.held_out import Evaluation
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.local import LocalRuntime
+from rayrl.workload import load_prompts
 
 
 def evaluate_checkpoint(loaded: Loaded, checkpoint: Path | str) -> Evaluation:
@@ -20,7 +21,7 @@ def evaluate_checkpoint(loaded: Loaded, checkpoint: Path | str) -> Evaluation:
     Raises `ModelError` when it is no model, `ConfigError` when the recipe has nothing to evaluate.
     """
     config = replace(loaded.config, model=replace(loaded.config.model, path=str(checkpoint)))
-    _, prompts = assembly.load_prompts(config)
+    _, prompts = load_prompts(config)
     if not prompts:
         raise ConfigError("data.eval_size is 0: there is nothing to evaluate", "set data.eval_size or data.eval_source")
     runtime, limit = LocalRuntime(config.deadlines.call_s), config.deadlines.generate_s

@@ -12,15 +12,13 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
+from rayrl.assembly import load_view
 from rayrl.config.loading import Loaded
 from rayrl.errors import RoleFailed
-from rayrl.evaluation.held_out import Evaluation
 from rayrl.publishing import Published
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import gather
-from rayrl.telemetry.bound import Bound, RoleTime, find_bound
+from rayrl.telemetry.bound import RoleTime, find_bound
 from rayrl.telemetry.console import Console
 from rayrl.telemetry.events import EventLog, Heartbeat
 from rayrl.telemetry.files import storage_errors
@@ -29,7 +27,7 @@ from rayrl.telemetry.metrics import MetricsWriter
 from rayrl.telemetry.perfetto import TraceFile
 from rayrl.telemetry.process import resident_bytes
 from rayrl.telemetry.spans import SpanRecorder
-from rayrl.types import LearnBatch
+from rayrl.workload import Exam
 
 if TYPE_CHECKING:
     from rayrl.assembly import Roles
@@ -53,7 +51,8 @@ class Recorder:
     def __init__(self, loaded: Loaded, folder: RunFolder, state: Mapping[str, Any] | None) -> None:
         """``state`` is what `state` returned when the commit was made that the run continues from."""
         self._config, self._folder = loaded.config, folder
-        self._console = Console()
+        self._view = load_view(loaded.config)
+        self._console = Console(columns=self._view.columns)
         self._history: dict[str, Any] = state["recorder"] if state else {"evaluations": [], "wandb_id": None}
         telemetry = loaded.config.telemetry
         sinks: list[Any] = [JsonlSink(folder.metrics)]
@@ -75,7 +74,7 @@ class Recorder:
         self._archived: dict[str, float] = {}
         self._archiving: list[Any] = []
         self._clock = time.monotonic()
-        self._console.header(loaded.config.run.name, _facts(loaded))
+        self._console.header(loaded.config.run.name, self._view.facts(loaded))
 
     # ---- while the run goes -----------------------------------------------------------------------------------------------
 
@@ -104,7 +103,7 @@ class Recorder:
         bound = find_bound(times)
         numbers = (
             working.metrics
-            | _batch_metrics(working.batch, self._config)
+            | self._view.batch(working.batch)
             | activity
             | self._archived
             | _sync_metrics(published)
@@ -121,20 +120,16 @@ class Recorder:
         self._heart.update(step=step)
         self._archive(roles, working, step)
         self._draw(roles)
-        self._console.step(_line(step, self._config.run.steps, numbers, bound))
+        place = {"step": f"{step}/{self._config.run.steps}", "bound": bound.text if bound else ""}
+        self._console.step(place | self._view.line(numbers))
 
-    def evaluation(self, result: Evaluation) -> None:
-        self._metrics.write(
-            result.step,
-            {"eval/accuracy": result.accuracy, "eval/length_tokens": result.mean_tokens, "eval/failed_count": result.failed}
-            | {f"eval/{task}/accuracy": value for task, value in result.by_task.items()},
-        )
+    def evaluation(self, result: Exam) -> None:
+        found = result.to_json()
+        self._metrics.write(result.step, result.metrics())
         with storage_errors(self._folder.evaluations), self._folder.evaluations.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result.to_json()) + "\n")
-        self._history["evaluations"].append(
-            {**result.to_json(), "samples": result.to_json()["samples"][: self._config.telemetry.print_samples]}
-        )
-        self._console.evaluation(result.step, result.accuracy, result.count)
+            file.write(json.dumps(found) + "\n")
+        self._history["evaluations"].append({**found, "samples": found["samples"][: self._config.telemetry.print_samples]})
+        self._view.examined(self._console, found)
         self._clock = time.monotonic()
 
     def _replaced(self, name: str, failure: RoleFailed) -> None:
@@ -172,11 +167,7 @@ class Recorder:
         """Before and after, a few generations of both, and where everything lies."""
         done = self._history["evaluations"]
         if len(done) >= 2:
-            first, last = done[0], done[-1]
-            before, after = ({"all": e["accuracy"]} | e["by_task"] if len(e["by_task"]) > 1 else e["by_task"] for e in (first, last))
-            self._console.before_after(before, after)
-            self._console.samples(f"before, step {first['step']}", first["samples"])
-            self._console.samples(f"after, step {last['step']}", last["samples"])
+            self._view.summary(self._console, done[0], done[-1])
         path = self._folder.path
         self._console.facts(
             {
@@ -215,7 +206,7 @@ class Recorder:
             deltas
             | dict(roles.buffer.stats())
             | {"rollout/workers_count": float(len(engines)), "store/used_bytes": roles.runtime.usage()["used"]}
-            | {f"memory/{role}_bytes": max(s["rss_bytes"] for s in all) for role, all in memory.items()}
+            | {f"memory/{role}_bytes": max((s["rss_bytes"] for s in all), default=0.0) for role, all in memory.items()}
             | {"memory/driver_bytes": float(resident_bytes())}
         )
 
@@ -240,29 +231,6 @@ class Recorder:
             self._trace.append({"driver": self.spans.drain()} | roles.spans(self._config.deadlines.call_s))
 
 
-def _batch_metrics(batch: LearnBatch, config: Any) -> dict[str, float]:
-    lengths = np.concatenate([g.info.action_tokens for g in batch.groups])
-    reasons = [reason for g in batch.groups for reason in g.info.finish_reasons]
-    staleness = batch.staleness()
-    numbers = {
-        "batch/groups": float(len(batch.groups)),
-        "batch/trajectories": float(batch.num_trajectories),
-        "batch/zero_variance_share": float(np.mean([np.ptp(g.rewards[g.kept]) == 0 for g in batch.groups if g.kept.any()] or [1.0])),
-        "batch/staleness_mean_versions": float(staleness.mean()),
-        "batch/staleness_max_versions": float(staleness.max()),
-        "rollout/length_mean_tokens": float(lengths.mean()),
-        "rollout/length_max_tokens": float(lengths.max()),
-        "rollout/truncated_share": float(np.mean([reason == "length" for reason in reasons])),
-    }
-    for name in batch.groups[0].components:
-        values = np.concatenate([g.components[name][g.kept] for g in batch.groups])
-        numbers[f"reward/{name}"] = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-    main = config.evaluation.component or next(iter(config.rewards.components))
-    correct = np.concatenate([g.components[main][g.kept] for g in batch.groups]) >= config.evaluation.threshold
-    numbers["batch/accuracy"] = float(correct.mean()) if correct.size else float("nan")
-    return numbers
-
-
 def _sync_metrics(published: Published) -> dict[str, float]:
     version, reports, nbytes, seconds = published
     numbers = {"sync/total_s": seconds, "sync/bytes": float(nbytes), "sync/bytes_per_s": nbytes / max(seconds, 1e-9)}
@@ -271,31 +239,3 @@ def _sync_metrics(published: Published) -> dict[str, float]:
         gaps = [r.canary_gap for r in reports if r.canary_gap is not None]
         numbers |= {"sync/canary_gap_nats": max(gaps)} if gaps else {}
     return numbers
-
-
-def _line(step: int, target: int, numbers: Mapping[str, float], bound: Bound | None) -> dict[str, Any]:
-    return {
-        "step": f"{step}/{target}",
-        "reward": numbers["reward/mean"],
-        "accuracy": numbers["batch/accuracy"],
-        "tokens_per_s": numbers["step/tokens_per_s"],
-        "staleness": numbers["batch/staleness_mean_versions"],
-        "mismatch": numbers.get("mismatch/abs"),
-        "kl": numbers.get("kl/reference"),
-        "length": numbers["rollout/length_mean_tokens"],
-        "seconds": numbers["step/total_s"],
-        "bound": bound.text if bound else "",
-    }
-
-
-def _facts(loaded: Loaded) -> dict[str, str]:
-    c = loaded.config
-    mode = "synchronous" if c.buffer.max_staleness == 0 else f"asynchronous, at most {c.buffer.max_staleness} versions stale"
-    return {
-        "recipe": loaded.recipe,
-        "model": f"{c.model.path} ({c.model.dtype})",
-        "prompts": c.data.source,
-        "algorithm": f"{c.algorithm.name}, {c.batch.groups_per_step} prompts x {c.batch.group_size} samples, {c.run.steps} steps",
-        "mode": mode,
-        "folder": c.run.dir,
-    }

@@ -7,14 +7,12 @@ What must survive is small: step, weight version, prompt position, the buffer's 
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,17 +24,15 @@ from rayrl.buffer.snapshot import pending_ordinals
 from rayrl.config import loading
 from rayrl.config.loading import Loaded
 from rayrl.deadlines import Deadline
-from rayrl.errors import ConfigError, NothingToLearn, RoleFailed
-from rayrl.evaluation import held_out
+from rayrl.errors import NothingToLearn, RoleFailed
 from rayrl.publishing import Publisher
 from rayrl.recorder import Recorder, traced
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import Joint, gather
-from rayrl.types import LearnBatch, PromptTask, SamplingParams, Trajectory
+from rayrl.types import LearnBatch
 
 _POLL_S = 0.25
 """How long the driver stays in one wait before it looks after its workers."""
-_CANARY_TOKENS = 64
 
 
 @dataclass
@@ -97,10 +93,8 @@ class Run(AbstractContextManager["Run"]):
 
     def _start(self) -> None:
         config, say = self.config, self._recorder.say
-        say("loading prompts")
-        self._prompts, self._held_out = assembly.load_prompts(config)
-        canary = (self._held_out or self._prompts.take(1))[0].token_ids[:_CANARY_TOKENS] if config.sync.canary else None
-        self._prompts.seek(0)
+        self._work = assembly.load_workload(config, say)
+        canary = self._work.canary if config.sync.canary else None
         say("starting Ray")
         self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
@@ -166,8 +160,8 @@ class Run(AbstractContextManager["Run"]):
         if room <= 0 or (not self.asynchronous and _under_way(outstanding)):
             return
         if not self.asynchronous:
-            self._roles.rollout.call("reseed", _seed(self.config.run.seed, self._prompts.position), timeout_s=self.config.deadlines.call_s)
-        self._roles.buffer.admit(self._tasks(room))
+            self._roles.rollout.call("reseed", _seed(self.config.run.seed, self._work.position), timeout_s=self.config.deadlines.call_s)
+        self._roles.buffer.admit(self._work.take(room))
         self._admitted += room
 
     @traced
@@ -223,23 +217,6 @@ class Run(AbstractContextManager["Run"]):
                 "the task is solved or hopeless at this sampling; raise buffer.max_refill, or set algorithm.filter=none",
             )
         return min(full, ready - ready % unit)
-
-    def _tasks(self, count: int) -> list[PromptTask]:
-        s, n, limits = self.config.rollout.sampling, self.config.batch.group_size, self._length_limits
-        sampling = SamplingParams(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p, tuple(s.stop), ignore_eos=s.ignore_eos)
-        prompts = self._prompts.take(count)
-        return [PromptTask(p, n, sampling, max_tokens=tuple(limits[p.ordinal % len(limits)]) if limits else None) for p in prompts]
-
-    @cached_property
-    def _length_limits(self) -> list[list[int]]:
-        """``rollout.length_limits``: one line of n token limits per prompt ordinal, in turn."""
-        path = self.config.rollout.length_limits
-        rows = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()] if path else []
-        if any(len(row) != self.config.batch.group_size for row in rows):
-            raise ConfigError(
-                f"rollout.length_limits: a line of {path} has another number of limits than batch.group_size", "write one limit per sample"
-            )
-        return rows
 
     # ---- learning -----------------------------------------------------------------------------------------------------------
 
@@ -304,26 +281,18 @@ class Run(AbstractContextManager["Run"]):
 
     @traced
     def evaluate(self) -> None:
-        """Accuracy on held-out prompts under the published weights."""
-        if not (self.config.evaluation.enabled and self._held_out) or self._evaluated_at == self.step:
+        """The exam of the workload under the published weights."""
+        if not (self.config.evaluation.enabled and self._work.has_exam) or self._evaluated_at == self.step:
             return
-        limit = self.config.deadlines.generate_s
+        limits = self.config.deadlines
+        score = lambda trajectories: self._roles.scorers.handles[0].submit("score", trajectories).result(limits.generate_s)
         try:
-            parts = self._generate_held_out(limit)
+            result = self._work.examine(self.step, self._roles.rollout.handles, score, limits.generate_s)
         except RoleFailed:
-            self._roles.rollout.settle(self.config.deadlines.call_s)  # raises what really happened, unless the worker could be replaced
-            parts = self._generate_held_out(limit)
-        trajectories: list[Trajectory] = sorted((t for part in parts for t in part), key=lambda t: (-t.ordinal, t.sample))
-        scorer = self._roles.scorers.handles[0]
-        self._recorder.evaluation(
-            held_out.evaluate(self.config, self.step, trajectories, lambda ts: scorer.submit("score", ts).result(limit))
-        )
+            self._roles.rollout.settle(limits.call_s)  # raises what really happened, unless the worker could be replaced
+            result = self._work.examine(self.step, self._roles.rollout.handles, score, limits.generate_s)
+        self._recorder.evaluation(result)
         self._evaluated_at = self.step
-
-    def _generate_held_out(self, limit_s: float) -> list[list[Trajectory]]:
-        tasks, engines = held_out.tasks(self.config, self._held_out), self._roles.rollout.handles
-        pending = [engine.submit("rollout", tasks[i :: len(engines)], limit_s) for i, engine in enumerate(engines)]
-        return gather(pending, limit_s + self.config.deadlines.call_s)
 
     def commit_if_due(self) -> None:
         every = self.config.checkpoint.every
@@ -339,7 +308,7 @@ class Run(AbstractContextManager["Run"]):
             "step": self.step,
             "version": self.version,
             "evaluated_at": self._evaluated_at,
-            "position": self._prompts.position,
+            "position": self._work.position,
             "buffer": self._roles.buffer.snapshot(),
         } | self._recorder.state()
         save = lambda path: self._roles.learner.call("save", path, timeout_s=self.config.deadlines.save_s)
@@ -350,9 +319,9 @@ class Run(AbstractContextManager["Run"]):
         self._roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
         tasks = []
         for ordinal in pending_ordinals(saved["buffer"]):
-            self._prompts.seek(ordinal)
-            tasks += self._tasks(1)
-        self._prompts.seek(saved["position"])
+            self._work.seek(ordinal)
+            tasks += self._work.take(1)
+        self._work.seek(saved["position"])
         self._roles.buffer.restore(saved["buffer"], tasks)
 
     def export_policy(self) -> None:

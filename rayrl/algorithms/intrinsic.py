@@ -40,7 +40,7 @@ def novelty(counts: IntArray, exponent: float) -> FloatArray:
     return found.astype(np.float32)
 
 
-def per_message(hashes: Hashes, rate: Callable[[Hashes, IntArray], FloatArray]) -> FloatArray:
+def per_message(hashes: Hashes, rate: Callable[[Hashes, NDArray[np.int64]], FloatArray]) -> FloatArray:
     """float32, the shape of ``hashes``: ``rate(distinct uint64[M], frames int64[M]) -> float32[M]`` spread over the frames."""
     distinct, places, frames = np.unique(hashes.ravel(), return_inverse=True, return_counts=True)
     return rate(distinct, frames).astype(np.float32)[places].reshape(hashes.shape)
@@ -70,7 +70,7 @@ class Moments:
     variance: float = 1.0
     weight: float = 1e-4
 
-    def update(self, scores: FloatArray, frames: IntArray) -> None:
+    def update(self, scores: FloatArray, frames: NDArray[np.int64]) -> None:
         """Takes in ``scores`` [M], each seen in so many ``frames``; NaN is left out. Batches of fewer than two frames are ignored."""
         known = np.isfinite(scores)
         x, n = scores[known].astype(np.float64), frames[known].astype(np.float64)

@@ -37,6 +37,10 @@ class Evaluation:
     """Samples whose score failed."""
     samples: list[Sample] = field(default_factory=list)
 
+    def metrics(self) -> dict[str, float]:
+        everything = {"eval/accuracy": self.accuracy, "eval/length_tokens": self.mean_tokens, "eval/failed_count": float(self.failed)}
+        return everything | {f"eval/{task}/accuracy": value for task, value in self.by_task.items()}
+
     def to_json(self) -> dict:
         return asdict(self)
 

@@ -30,7 +30,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
     key: str
     head: str
     width: int
@@ -40,16 +40,16 @@ class _Column(NamedTuple):
     """Importance when the terminal is narrow; 0 is never left out."""
 
 
-_COLUMNS = (
-    _Column("step", "step", 6, str, "dim"),
-    _Column("reward", "reward", 7, "{:.3f}".format, "bold"),
-    _Column("accuracy", "acc", 7, percent, "green", 1),
-    _Column("tokens_per_s", "tok/s", 6, short, "", 2),
-    _Column("staleness", "stale", 5, "{:.1f}".format, "", 5),
-    _Column("mismatch", "mismatch", 8, "{:.4f}".format, "", 3),
-    _Column("kl", "KL", 7, "{:.4f}".format, "", 6),
-    _Column("length", "length", 6, "{:.0f}".format, "", 7),
-    _Column("seconds", "s", 5, "{:.1f}".format, "", 4),
+LANGUAGE_COLUMNS = (
+    Column("step", "step", 6, str, "dim"),
+    Column("reward", "reward", 7, "{:.3f}".format, "bold"),
+    Column("accuracy", "acc", 7, percent, "green", 1),
+    Column("tokens_per_s", "tok/s", 6, short, "", 2),
+    Column("staleness", "stale", 5, "{:.1f}".format, "", 5),
+    Column("mismatch", "mismatch", 8, "{:.4f}".format, "", 3),
+    Column("kl", "KL", 7, "{:.4f}".format, "", 6),
+    Column("length", "length", 6, "{:.0f}".format, "", 7),
+    Column("seconds", "s", 5, "{:.1f}".format, "", 4),
 )
 _BOUND_WIDTH = 34
 
@@ -57,12 +57,21 @@ _BOUND_WIDTH = 34
 class Console:
     """Prints; keeps nothing but the position within the table. Owned by one thread."""
 
-    def __init__(self, file: TextIO | None = None, *, color: bool | None = None, width: int | None = None) -> None:
-        """``color`` None looks at the file and the environment; ``width`` None at the terminal."""
+    def __init__(
+        self,
+        file: TextIO | None = None,
+        *,
+        columns: Sequence[Column] = LANGUAGE_COLUMNS,
+        color: bool | None = None,
+        width: int | None = None,
+    ) -> None:
+        """``columns``: of the table of steps, the first one being its ``step``. ``color``
+        None looks at the file and the environment; ``width`` None at the terminal."""
         file = file or sys.stdout
         self._out = RichConsole(file=file, force_terminal=color, highlight=False, markup=False, emoji=False, width=width)
         self._width = min(WIDTH, self._out.width if width or self._out.is_terminal else WIDTH)
         self._ascii = not _can_show(file)
+        self._all_columns = columns
         self._columns = self._fitting()
         self._lines = 0
 
@@ -83,9 +92,7 @@ class Console:
         self._print(Text(f"  · {text}", style="dim"))
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """Keys: step (int or "3/60"), reward, accuracy (share), tokens_per_s, staleness, mismatch (nats), kl (nats), length (tokens),
-        seconds, bound (text). Missing or None is shown as a dash.
-        """
+        """A value per column key, and ``bound`` (text). Missing or None is shown as a dash."""
         if self._lines % _REPEAT_HEAD == 0:
             self._print("")
             head = "".join("  " + c.head.rjust(c.width) for c in self._columns)
@@ -151,9 +158,9 @@ class Console:
     def _shows_bound(self) -> bool:
         return sum(c.width + 2 for c in self._columns) + 2 + _BOUND_WIDTH <= self._width
 
-    def _fitting(self) -> list[_Column]:
+    def _fitting(self) -> list[Column]:
         """The columns that fit beside each other, least important ones left out first."""
-        columns = list(_COLUMNS)
+        columns = list(self._all_columns)
         while sum(c.width + 2 for c in columns) > self._width and any(c.rank for c in columns):
             columns.remove(max(columns, key=lambda c: c.rank))
         return columns
