@@ -104,5 +104,25 @@ def warmstart(arguments: Namespace) -> None:
     print(build(arguments.out or config.model.path, problems, seed=arguments.seed))
 
 
+def train_reward_model(arguments: Namespace) -> None:
+    from rayrl.config.schema import RewardModelConfig
+    from rayrl.reward_models.offline import train as fit
+
+    settings = RewardModelConfig(
+        network=arguments.network,
+        path=arguments.model,
+        lr=arguments.lr,
+        batch_size=arguments.batch_size,
+        max_length=arguments.max_length,
+        heads=arguments.heads,
+        class_balance=arguments.class_balance,
+        validation_share=arguments.validation_share,
+    )
+    report = (lambda line: None) if arguments.json else print
+    found = fit(arguments.file, Path(arguments.out), settings, epochs=arguments.epochs, seed=arguments.seed, report=report)
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+
+
 def _finished(run_dir: Path) -> None:
     print(f"run folder: {run_dir}")

@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     _export(sub)
     _methods(sub)
     _warmstart(sub)
+    _train_rm(sub)
     return parser
 
 
@@ -136,3 +137,48 @@ def _warmstart(sub: argparse._SubParsersAction) -> None:
     p.add_argument("--recipe", default="arithmetic_grpo", help="whose training prompts it is taught on (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="seed of its initialisation and demonstrations (default: %(default)s)")
     p.set_defaults(command=commands.warmstart)
+
+
+def _train_rm(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "train-rm",
+        "train a reward model from a file of preferences",
+        "Fits a reward model to JSONL or Parquet rows and measures it on a held-out share. The fields decide what is learned:\n"
+        "  chosen, rejected        a ranking (Bradley-Terry); optional preference in [0, 1], a tie is 0.5\n"
+        "  text|completion, score  a regression\n"
+        "  text|completion, label  a classification\n"
+        "Texts are strings or lists of {role, content} messages; an optional prompt is put in front.",
+    )
+    p.add_argument("file", metavar="FILE", help="a .jsonl or .parquet file")
+    p.add_argument("--out", metavar="FOLDER", required=True, help="where to write the model (a Hugging Face checkpoint)")
+    p.add_argument("--model", metavar="PATH", help="language model or reward model to start from: a folder or a hub name")
+    p.add_argument("--network", choices=("transformer", "char_cnn"), default="transformer", help="default: %(default)s")
+    p.add_argument("--epochs", type=_count, default=1, help="passes over the data (default: %(default)s)")
+    p.add_argument("--lr", type=_positive, default=1e-5, help="peak learning rate, falls to 0 (default: %(default)s)")
+    p.add_argument("--batch-size", type=_count, default=32, help="examples per step (default: %(default)s)")
+    p.add_argument("--max-length", type=_count, default=1024, help="tokens of a text; longer ones keep their end (default: %(default)s)")
+    p.add_argument("--heads", type=_count, default=1, help="heads on one trunk, an ensemble (default: %(default)s)")
+    p.add_argument("--class-balance", action="store_true", help="weigh classes by the inverse of their share")
+    p.add_argument("--validation-share", type=_share, default=0.1, help="share that is held out (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="seed of head and order (default: %(default)s)")
+    p.add_argument("--json", action="store_true", help="print the report as JSON")
+    p.set_defaults(command=commands.train_reward_model)
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 <= (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value

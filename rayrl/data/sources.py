@@ -34,16 +34,19 @@ def load_rows(config: DataConfig, split: str) -> Sequence[Row]:
         raise DataError(
             "data.eval_source is null and data.source is no generated task", "Set data.eval_source, or cut rows off data.source."
         )
-    records, unit = _records(source, key, part)
+    found, unit = records(source, key, part)
     parser = RowParser(config)
-    rows = [parser.parse(record, source, unit, number) for number, record in records]
+    rows = [parser.parse(record, source, unit, number) for number, record in found]
     if not rows:
         raise DataError(f"{source}: no rows", f"Point {key} at a source with at least one row.")
     return rows
 
 
-def _records(source: str, key: str, part: str) -> tuple[Iterator[tuple[int, Any]], str]:
-    """Numbered records of a source and what one record is called."""
+def records(source: str, key: str, part: str = "train") -> tuple[Iterator[tuple[int, Any]], str]:
+    """Numbered records of a source and what one record is called (line or row). ``key`` is the setting that named it.
+
+    Raises `DataError` for a source that does not exist or cannot be read.
+    """
     path = Path(source).expanduser()
     if path.suffix in (".jsonl", ".json", ".parquet") or path.is_file():
         if not path.is_file():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rayrl.config.schema import ModelConfig, RewardModelConfig
-from rayrl.errors import ConfigError
+from rayrl.errors import ConfigError, ModelError
+from rayrl.paths import nearest_files
 from rayrl.reward_models import objectives
 from rayrl.reward_models.fitter import Fitter
+
+CHAR_CNN_FILE = "char_cnn.safetensors"
 
 
 def build_fitter(settings: RewardModelConfig, model: ModelConfig, *, seed: int = 0, device: str = "cpu") -> Fitter:
@@ -29,7 +33,8 @@ def build_network(settings: RewardModelConfig, model: ModelConfig, outputs: int,
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return CharCnn(outputs, ranking=settings.objective != "classification")
+            network = CharCnn(outputs, ranking=settings.objective != "classification")
+        return _with_weights(network, settings.path) if settings.path else network
     if settings.network == "transformer":
         from dataclasses import replace
 
@@ -42,3 +47,18 @@ def build_network(settings: RewardModelConfig, model: ModelConfig, outputs: int,
             path, tokenizer, outputs=outputs, max_length=settings.max_length, seed=seed, trust_remote_code=model.trust_remote_code
         )
     raise ConfigError(f"network {settings.network!r} does not exist", "choose transformer or char_cnn")
+
+
+def _with_weights(network: Any, path: str) -> Any:
+    """The character network that `rayrl train-rm` wrote to the folder ``path``."""
+    from safetensors.torch import load_file
+
+    file = Path(path) / CHAR_CNN_FILE
+    if not file.is_file():
+        raise ModelError(f"{path} holds no character network", nearest_files(file))
+    try:
+        network.load_state_dict(load_file(file))
+    except RuntimeError as e:
+        first = str(e).splitlines()[0]
+        raise ModelError(f"{file} is of another network: {first}", "use the objective, classes and heads it was trained with") from e
+    return network

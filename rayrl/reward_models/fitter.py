@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +97,20 @@ class Fitter:
             self._report |= {f"held_out_{name}": value for name, value in self.evaluate(self.examples.validation).items()}
         return True
 
+    def fit_epochs(self, epochs: int, report: Callable[[int, int, float], None] = lambda step, steps, loss: None) -> None:
+        """Passes over all training examples, in a new order each, with a learning rate that falls linearly to 0: for data that is
+        complete. ``report(step, steps, loss)`` is called after every step."""
+        pool, size = self.examples.train, self._settings.batch_size
+        per_epoch = math.ceil(len(pool) / size)
+        for step in range(epochs * per_epoch):
+            epoch, place = divmod(step, per_epoch)
+            order = np.random.default_rng([self._seed, epoch]).permutation(len(pool))
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._settings.lr * (1 - step / (epochs * per_epoch))
+            loss = self._step([pool[i] for i in order[place * size : (place + 1) * size]], self._seed + step)
+            report(step + 1, epochs * per_epoch, loss)
+        self.version += 1
+
     @property
     def ready(self) -> bool:
         """Has it learned from anything yet?"""
@@ -172,14 +186,17 @@ class Fitter:
     # ---- inside
 
     def _update(self) -> float:
-        """One gradient step on a minibatch of the training examples."""
+        """One gradient step on a minibatch drawn from the training examples."""
         rng = np.random.default_rng([self._seed, self.updates])
         pool = self.examples.train
         chosen = rng.choice(len(pool), size=min(self._settings.batch_size, len(pool)), replace=False)
-        examples = [pool[i] for i in chosen]
+        return self._step([pool[i] for i in chosen], int(rng.integers(2**63)))
+
+    def _step(self, examples: Sequence[Example], dropout_seed: int) -> float:
+        """One gradient step on ``examples``; returns the loss before it."""
         weights = torch.from_numpy(bootstrap_weights(examples, self._settings.heads)).to(self._device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**63)))
+            torch.manual_seed(dropout_seed)
             self.network.train()
             outputs = self._heads(self._forward(self.objective.texts(examples)))
             self.network.eval()
