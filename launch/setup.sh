@@ -23,7 +23,7 @@ on_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep 
 runs_vllm_cpu() { [[ "$(uname -s)-$(uname -m)" == Linux-x86_64 ]] && grep -qw -e avx2 -e avx512f /proc/cpuinfo; }
 
 if on_gpu; then kind=gpu; elif runs_vllm_cpu; then kind=cpu; else kind=torch; fi
-extras=train
+extras=train,report
 [[ $kind == torch ]] || extras+=",$kind"
 [[ "$(uname -s)" != Linux ]] || extras+=",nethack"  # elsewhere it has to be built: see the extra in pyproject.toml
 for argument in "$@"; do

@@ -18,7 +18,6 @@ from rayrl.errors import RoleFailed
 from rayrl.publishing import Published
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import gather
-from rayrl.telemetry.bound import RoleTime, find_bound
 from rayrl.telemetry.console import Console
 from rayrl.telemetry.events import EventLog, Heartbeat
 from rayrl.telemetry.files import storage_errors
@@ -27,6 +26,7 @@ from rayrl.telemetry.metrics import MetricsWriter
 from rayrl.telemetry.perfetto import TraceFile
 from rayrl.telemetry.process import resident_bytes
 from rayrl.telemetry.spans import SpanRecorder
+from rayrl.views import table_row
 from rayrl.workload import Exam
 
 if TYPE_CHECKING:
@@ -95,12 +95,6 @@ class Recorder:
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
         activity = self._activity(roles)
-        times = {
-            "rollout": RoleTime(activity["rollout/busy_s"], activity["rollout/wait_s"]),
-            "rewards": RoleTime(activity["rewards/busy_s"], activity["rewards/wait_s"]),
-            "learner": RoleTime(activity["learner/busy_s"], max(0.0, seconds - activity["learner/busy_s"])),
-        }
-        bound = find_bound(times)
         numbers = (
             working.metrics
             | self._view.batch(working.batch)
@@ -120,8 +114,7 @@ class Recorder:
         self._heart.update(step=step)
         self._archive(roles, working, step)
         self._draw(roles)
-        place = {"step": f"{step}/{self._config.run.steps}", "bound": bound.text if bound else ""}
-        self._console.step(place | self._view.line(numbers))
+        self._console.step(table_row(self._view, step, self._config.run.steps, numbers))
 
     def evaluation(self, result: Exam) -> None:
         found = result.to_json()

@@ -13,6 +13,7 @@ import numpy as np
 
 from rayrl.config.loading import Loaded
 from rayrl.config.schema import Config
+from rayrl.telemetry.bound import step_bound
 from rayrl.telemetry.console import LANGUAGE_COLUMNS, Column, Console
 from rayrl.types import LearnBatch
 
@@ -87,6 +88,12 @@ class LanguageView:
         console.before_after(before, after)
         console.samples(f"before, step {first['step']}", first["samples"])
         console.samples(f"after, step {last['step']}", last["samples"])
+
+
+def table_row(view: View, step: int, target: int, numbers: Mapping[str, float]) -> dict[str, Any]:
+    """One line of the table of steps, from the step's metrics."""
+    bound = step_bound(numbers)
+    return {"step": f"{step}/{target}", "bound": bound.text if bound else ""} | view.line(numbers)
 
 
 def mode(config: Config) -> str:

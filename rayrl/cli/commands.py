@@ -92,6 +92,38 @@ def methods(arguments: Namespace) -> None:
         show.methods(rows)
 
 
+def report(arguments: Namespace) -> None:
+    from rayrl.report.page import write
+    from rayrl.run_folder import RunFolder
+
+    out = Path(arguments.out) if arguments.out else RunFolder(Path(arguments.run_dirs[0])).report
+    print(write(arguments.run_dirs, out))
+
+
+def view(arguments: Namespace) -> None:
+    from rayrl.report.server import serve
+
+    serve(Path(arguments.run_dir), arguments.port, ready=lambda url: print(f"{url}  (Ctrl-C ends it)", flush=True))
+
+
+def watch(arguments: Namespace) -> int:
+    """Exits with 0 when the run reached its target or goes on, else as that run did."""
+    from rayrl.watch import watch as follow
+
+    return follow(Path(arguments.run_dir), once=arguments.once)
+
+
+def ps(arguments: Namespace) -> None:
+    from rayrl.cli import show
+    from rayrl.telemetry.events import find_runs
+
+    rows = [row for row in find_runs(arguments.folders) if row["alive"] or arguments.all]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show.runs(rows)
+
+
 def warmstart(arguments: Namespace) -> None:
     """The problems it is taught on are those of the training split, so that held-out ones stay unseen."""
     from rayrl.config.loading import load

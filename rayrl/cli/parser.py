@@ -26,6 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
     _evaluate(sub)
     _export(sub)
     _methods(sub)
+    _report(sub)
+    _view(sub)
+    _watch(sub)
+    _ps(sub)
     _warmstart(sub)
     _train_rm(sub)
     return parser
@@ -123,6 +127,51 @@ def _methods(sub: argparse._SubParsersAction) -> None:
     p = _add(sub, "methods", "list the algorithms", "Lists every preset of algorithm.name: what it consists of, its paper and its recipe.")
     p.add_argument("--json", action="store_true", help="print the table as JSON")
     p.set_defaults(command=commands.methods)
+
+
+def _report(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "report",
+        "write a run as one page to look at",
+        "Writes one HTML file that needs no network: did it learn, what did it write, who rewarded it, what bounds it, did anything fail.\n"
+        "Several runs are laid over each other; those that differ in the seed alone become one line with its spread.",
+    )
+    p.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", help="a folder that `rayrl train` printed")
+    p.add_argument("--out", metavar="FILE", help="where to write it (default: report.html in the first folder)")
+    p.set_defaults(command=commands.report)
+
+
+def _view(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "view",
+        "browse all trajectories of a run",
+        "Serves the run's page with every trajectory, on this machine alone, until Ctrl-C.",
+    )
+    p.add_argument("run_dir", metavar="RUN_DIR", help="the folder that `rayrl train` printed")
+    p.add_argument("--port", type=int, default=0, help="port to listen on (default: any that is free)")
+    p.set_defaults(command=commands.view)
+
+
+def _watch(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "watch",
+        "follow a run",
+        "Prints the lines that training prints, from the beginning, and goes on until the run ends.",
+    )
+    p.add_argument("run_dir", metavar="RUN_DIR", help="a run folder, also one that another machine writes")
+    p.add_argument("--once", action="store_true", help="print what is there, and stop")
+    p.set_defaults(command=commands.watch)
+
+
+def _ps(sub: argparse._SubParsersAction) -> None:
+    p = _add(sub, "ps", "list running runs", "Lists the runs that somebody runs right now; runs whose process is gone are told apart.")
+    p.add_argument("folders", metavar="FOLDER", nargs="*", default=["runs"], help="folders with run folders in them (default: runs)")
+    p.add_argument("--all", action="store_true", help="also those that have ended")
+    p.add_argument("--json", action="store_true", help="print the list as JSON")
+    p.set_defaults(command=commands.ps)
 
 
 def _warmstart(sub: argparse._SubParsersAction) -> None:

@@ -17,6 +17,7 @@ from rayrl.config.layers import recipe_names
 from rayrl.config.loading import DEFAULT, Loaded
 from rayrl.config.placement import RoleResources
 from rayrl.plan import Plan, gib
+from rayrl.telemetry.events import RUNNING
 
 PIPED_WIDTH = 140
 _MARKS = {NOTE: "[yellow]note[/]", MISSING: "[bold red]missing[/]"}
@@ -81,6 +82,21 @@ def report(found: Report) -> None:
         console.print(f"[green]ready:[/] generation with {found.engine}, learning with {found.learner}")
     else:
         console.print("[bold red]training cannot run here:[/] see what is missing above")
+
+
+def runs(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per run (`telemetry.events.find_runs`)."""
+    console = _console()
+    if not rows:
+        console.print("no run is running here")
+        return
+    table = _table("run", ">step", "state", "process", "last sign of life", "folder")
+    for row in rows:
+        state = str(row.get("state")) if row["alive"] or row.get("state") not in RUNNING else "[bold red]dead[/]"
+        where = escape(f"{row.get('pid')} on {row.get('host')}")
+        progress = f"{row.get('step')}/{row.get('target')}"
+        table.add_row(escape(str(row.get("run"))), progress, state, where, f"{row['age_s']:.0f} s ago", escape(row["folder"]))
+    console.print(table)
 
 
 def method_rows() -> list[dict[str, Any]]:

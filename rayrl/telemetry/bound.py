@@ -45,5 +45,12 @@ def find_bound(times: Mapping[str, RoleTime]) -> Bound | None:
     return Bound(role, f"{role} ({waiter} waited {_percent(1 - seen[waiter].busy_share)})")
 
 
+def step_bound(numbers: Mapping[str, float]) -> Bound | None:
+    """From the metrics of one step, while the run goes on or afterwards. A role that said nothing is left out."""
+    seconds, learned = numbers.get("step/total_s") or 0.0, numbers.get("learner/busy_s") or 0.0
+    times = {role: RoleTime(numbers.get(f"{role}/busy_s") or 0.0, numbers.get(f"{role}/wait_s") or 0.0) for role in ("rollout", "rewards")}
+    return find_bound(times | {"learner": RoleTime(learned, max(0.0, seconds - learned))})
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,14 @@ def read_status(path: Path) -> dict[str, Any] | None:
     elif alive:
         alive = age < STALE_S
     return status | {"alive": alive, "age_s": age}
+
+
+def find_runs(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The status of every run in these folders (and of those that are run folders themselves), with ``folder``; living ones first."""
+    places = {path for folder in folders for path in (*Path(folder).glob("status.json"), *Path(folder).glob("*/status.json"))}
+    found = [(path, read_status(path)) for path in sorted(places)]
+    rows = [status | {"folder": str(path.parent)} for path, status in found if status is not None]
+    return sorted(rows, key=lambda row: (not row["alive"], row["age_s"]))
 
 
 def _began(pid: int) -> float | None:

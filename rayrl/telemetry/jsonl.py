@@ -53,5 +53,6 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        rows.setdefault(row["step"], {}).update(row)
+        if isinstance(row, dict) and "step" in row:
+            rows.setdefault(row["step"], {}).update(row)
     return [rows[step] for step in sorted(rows)]

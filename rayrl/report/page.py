@@ -1,0 +1,243 @@
+"""One self-contained HTML file about one run or several: no network, opens from disk.
+
+Everything that a run wrote reaches the page in one of two ways: as text that the template escapes, or inside one block of base64 (gzip
+of JSON), which can hold no markup and which the page's script only ever shows through ``textContent``. A content security policy with a
+nonce forbids every other script and every connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayrl import __version__
+from rayrl.errors import EnvironmentMissing
+from rayrl.report import curves
+from rayrl.report.answers import answers, trust
+from rayrl.report.bounds import phases
+from rayrl.report.details import read_details, token_decoder
+from rayrl.report.folder import RunData, read_run
+from rayrl.report.index import Index, Texts, read_index
+from rayrl.report.rewarders import rewarders
+from rayrl.report.sample import choose
+from rayrl.report.timeline import Timeline, timeline
+from rayrl.telemetry.files import replace_atomically
+
+BUDGET = 2_600_000
+"""Bytes of compressed trajectories in a page, all runs together."""
+_SCRIPTS = ("core.js", "charts.js", "timeline.js", "trajectory.js", "browser.js", "main.js")
+_NEEDS = ("reports need the packages plotly and jinja2", 'pip install "rayrl[report]", or run launch/setup.sh')
+_OWN_SETTINGS = ("run.seed", "run.name", "run.dir")
+
+
+@dataclass
+class Seen:
+    """One run as the page shows it."""
+
+    run: RunData
+    index: Index
+    rewarders: list[dict[str, Any]]
+    cost: dict[int, float]
+    """Dollars by step."""
+    timeline: Timeline
+
+
+def look(path: Path | str, known: Seen | None = None) -> Seen:
+    """Reads a run folder; ``known`` spares what has not changed since. Raises `ConfigError` where there is none."""
+    run = read_run(path)
+    index = read_index(run.folder.rollouts, known.index if known else None)
+    found, cost = (known.rewarders, known.cost) if known and known.index is index else rewarders(index)
+    return Seen(run, index, found, cost, timeline(run.spans))
+
+
+def write(paths: Sequence[Path | str], out: Path) -> Path:
+    """The report of the runs, overlaid where there are several; returns ``out``.
+
+    Raises `ConfigError`, `EnvironmentMissing`, `StorageError`.
+    """
+    html = render([look(path) for path in paths])
+    replace_atomically(out, lambda part: part.write_text(html, encoding="utf-8"))
+    return out
+
+
+def render(seen: Sequence[Seen]) -> str:
+    """The page with a sample of the trajectories inside."""
+    columns, details = _sampled(seen)
+    data = _data(seen) | {"index": columns, "details": details, "live": False}
+    return _html(seen, _embedded(data), plotly=True)
+
+
+def shell(seen: Seen) -> str:
+    """The page of the local server: everything but trajectories, which it asks for (`server`)."""
+    return _html([seen], _embedded(_data([seen]) | {"live": True}), plotly=False)
+
+
+def columns(index: Index, rows: np.ndarray | None = None, run: int = 0) -> dict[str, Any]:
+    """An index, or some of its rows, as typed columns in base64 for the page."""
+    rows = np.arange(len(index)) if rows is None else rows
+    return {
+        "n": len(rows),
+        "row": typed(rows.astype(np.int32)),
+        "run": typed(np.full(len(rows), run, np.uint8)),
+        "numbers": {name: typed(values[rows]) for name, values in index.numbers.items()},
+        "texts": {name: {"codes": typed(text.codes[rows]), "labels": _short(name, text)} for name, text in index.texts.items()},
+        "components": {name: typed(values[rows]) for name, values in index.components.items()},
+    }
+
+
+def plotly_script() -> str:
+    """Raises `EnvironmentMissing`."""
+    try:
+        return (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise EnvironmentMissing(*_NEEDS) from error
+
+
+def family(run: RunData) -> str:
+    """Equal for runs that differ in nothing but seed, name and folder."""
+    flat = {key: value for key, value in _flat(run.config).items() if key not in _OWN_SETTINGS}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _sampled(seen: Sequence[Seen]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Typed columns per run, and details by ``run/row``."""
+    tables, details = [], {}
+    for number, one in enumerate(seen):
+        decode, missing = token_decoder(one.run)
+        if missing and len(one.index):
+            one.run.missing.append(missing)
+        found = choose(one.index, BUDGET // len(seen), lambda rows, one=one, decode=decode: read_details(one.index, rows, decode))
+        tables.append(columns(one.index, np.array(list(found), np.int64), number))
+        details |= {f"{number}/{row}": value for row, value in found.items()}
+    return tables, details
+
+
+def _data(seen: Sequence[Seen]) -> dict[str, Any]:
+    """Everything the scripts draw, but trajectories."""
+    runs, all_series = [], []
+    for one in seen:
+        found = curves.series(one.run, one.index, one.cost)
+        all_series.append(found)
+        line = one.timeline
+        runs.append(
+            {
+                "name": one.run.name,
+                "seed": one.run.setting("run.seed"),
+                "family": family(one.run),
+                "series": found,
+                "timeline": {
+                    "roles": line.roles,
+                    "bars": [[line.roles.index(b.role), b.activity, round(b.start_s, 4), round(b.end_s, 4)] for b in line.bars],
+                    "origin": line.origin,
+                    "steps": _step_ends(one.run, line.origin) if line.bars else [],
+                },
+                "events": [[e.get("time"), e.get("step"), e.get("kind"), str(e.get("text", ""))[:400]] for e in one.run.events],
+                "trust": trust(one.run, one.index).points,
+                "total": len(one.index),
+            }
+        )
+    return {"runs": runs, "charts": curves.charts(all_series)}
+
+
+def _html(seen: Sequence[Seen], data: str, *, plotly: bool) -> str:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise EnvironmentMissing(*_NEEDS) from error
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("rayrl.report", "page"), autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"percent": lambda share: f"{100 * share:.0f} %", "clock": _clock, "number": _number}
+    runs = []
+    for one in seen:
+        found = phases(one.run, one.index)
+        runs.append(
+            {
+                "run": one.run,
+                "index": one.index,
+                "missing": [*one.run.missing, *one.index.missing],
+                "answers": answers(one.run, one.index, one.rewarders, found),
+                "rewarders": one.rewarders,
+                "phases": found,
+                "timeline": one.timeline,
+                "trust": trust(one.run, one.index).sentences,
+                "config": [(key, _shown(value), one.run.origins.get(key, "")) for key, value in _flat(one.run.config).items()],
+                "samples": _before_and_after(one.run),
+                "weight_versions": max((int(row.get("sync/version") or 0) for row in one.run.metrics), default=0),
+            }
+        )
+    return environment.get_template("page.html.j2").render(
+        runs=runs,
+        nonce=secrets.token_urlsafe(16),
+        style=_asset("style.css"),
+        scripts="\n".join(_asset(name) for name in _SCRIPTS),
+        plotly=plotly_script() if plotly else "",
+        live=not plotly,
+        data=data,
+        version=__version__,
+        written=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _step_ends(run: RunData, origin: float) -> list[list[float]]:
+    """``[step, seconds]`` of every step's end on the time axis of the timeline."""
+    return [[row["step"], round(row["time"] - origin, 3)] for row in run.steps if "time" in row]
+
+
+def _before_and_after(run: RunData) -> list[dict[str, Any]]:
+    """The same held-out prompts at the first and at the last evaluation."""
+    if len(run.evaluations) < 2:
+        return []
+    first, last = ({s.get("prompt"): s for s in e.get("samples") or ()} for e in (run.evaluations[0], run.evaluations[-1]))
+    return [{"prompt": prompt, "before": first[prompt], "after": last[prompt]} for prompt in first if prompt in last][:6]
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    return base64.b64encode(gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 6)).decode()
+
+
+def typed(values: np.ndarray) -> list[str]:
+    """A column as the page reads it: its kind, and its bytes in base64, least significant first."""
+    kinds = {"int32": "i4", "float32": "f4", "uint8": "u1"}
+    return [kinds[values.dtype.name], base64.b64encode(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))).decode()]
+
+
+def _short(name: str, text: Texts) -> list[str]:
+    """Prompts are only recognised in lists, not read there."""
+    return [label[:160] for label in text.labels] if name == "prompt" else text.labels
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree} if prefix else {}
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _clock(seconds: Any) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds)) if isinstance(seconds, int | float) else ""
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "–"
+
+
+@lru_cache
+def _asset(name: str) -> str:
+    return (resources.files("rayrl.report") / "page" / name).read_text(encoding="utf-8")

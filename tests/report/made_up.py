@@ -1,0 +1,167 @@
+"""Run folders without a run: a little of everything that a report shows, as large or as hostile as a test wants."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrl.data import arrow
+from rayrl.telemetry.events import EventLog
+from rayrl.telemetry.jsonl import JsonlSink
+from rayrl.telemetry.perfetto import TraceFile
+from rayrl.telemetry.rollouts import GroupRows, RolloutWriter, Tokens
+from rayrl.telemetry.spans import Span
+from rayrl.types import FinishReason, GroupInfo, RewardRecord, RewardStatus, Trajectory, VersionSpan
+
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'><b>bold</b> &amp; {{7*7}} \x1b[31m \u202e"
+START_S = 1_700_000_000.0
+
+
+def made_up_run(
+    path: Path, *, steps: int = 6, groups: int = 4, samples: int = 4, seed: int = 0, text: str = "", state: str = "finished"
+) -> Path:
+    """Writes a run that learns. ``text`` is put into everything that a policy, a data set or a judge could have written."""
+    rng = np.random.default_rng(seed)
+    path.mkdir(parents=True)
+    name = path.name + text
+    config = {
+        "run": {"name": name, "dir": str(path), "seed": seed, "steps": steps},
+        "buffer": {"max_staleness": 1},
+        "evaluation": {"component": "correct"},
+        "data": {"system_prompt": text},
+    }
+    (path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    (path / "config_origins.json").write_text(json.dumps({"run.name": "command line", "run.seed": "default"}))
+    status = {"run": name, "recipe": "made_up", "step": steps, "target": steps, "pid": 1, "host": "elsewhere", "state": state}
+    (path / "status.json").write_text(json.dumps(status))
+    events = EventLog(path / "events.jsonl")
+    events.write("began", "made_up" + text, 0)
+    events.write("replaced", "rollout-0: died" + text, 1)
+    metrics, trace = JsonlSink(path / "metrics.jsonl"), TraceFile(path / "spans.json")
+    _evaluation(path, 0, 0.25, text)
+    metrics.write(0, START_S, {"eval/accuracy": 0.25})
+    for step in range(1, steps + 1):
+        metrics.write(step, START_S + 2 * step, _metrics(step, steps, rng))
+        start = int((START_S + 2 * step - 2) * 1e9)
+        trace.append(
+            {
+                "driver": [Span("collect", start, 1_200_000_000, 1, None)],
+                "rollout-0": [Span("generate", start, 1_200_000_000, 1, None)],
+                "learner-0": [Span("step", start + 1_200_000_000, 700_000_000, 1, None)],
+            }
+        )
+    _evaluation(path, steps, 0.9, text)
+    metrics.write(steps, START_S + 2 * steps, {"eval/accuracy": 0.9})
+    metrics.close()
+    trace.close()
+    _trajectories(path / "rollouts", steps, groups, samples, rng, text)
+    return path
+
+
+def _metrics(step: int, steps: int, rng: np.random.Generator) -> dict[str, float]:
+    reward = 0.3 + 0.5 * step / steps + 0.05 * rng.standard_normal()
+    return {
+        "reward/mean": reward,
+        "reward/correct": reward,
+        "reward/style": 1 - reward / 2,
+        "batch/accuracy": reward,
+        "policy/entropy": 1 / step,
+        "mismatch/abs": 1e-3,
+        "learner/tokens_per_s": 9000.0,
+        "learner/busy_s": 0.7,
+        "rollout/busy_s": 1.2,
+        "rollout/wait_s": 0.8,
+        "batch/staleness_mean_versions": 0.5,
+        "batch/staleness_max_versions": 1.0,
+        "rollout/length_mean_tokens": 7.0,
+        "memory/learner_bytes": 8e8,
+        "memory/rollout_bytes": 2e9,
+        "sync/version": float(step),
+        "sync/bytes": 3e6,
+        "step/total_s": 2.0,
+        "step/generate_wait_s": 1.2,
+        "step/learn_s": 0.7,
+        "step/sync_s": 0.1,
+        "step/tokens_per_s": 400.0,
+    }
+
+
+def _evaluation(path: Path, step: int, accuracy: float, text: str) -> None:
+    sample = {"prompt": "1+1=" + text, "completion": "2" + text, "ground_truth": "2", "correct": accuracy > 0.5}
+    row = {"step": step, "accuracy": accuracy, "by_task": {"sums": accuracy}, "count": 200, "failed": 0, "samples": [sample]}
+    with (path / "evaluations.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _trajectories(folder: Path, steps: int, groups: int, samples: int, rng: np.random.Generator, text: str) -> None:
+    """The first step is built trajectory by trajectory; the others are copies with other numbers: 10^5 take seconds."""
+    writer = RolloutWriter(folder)
+    first = writer.write(1, 0, [_group(g, samples, rng, text) for g in range(groups)], arrow.encode_records)
+    table = pq.read_table(first)
+    n = table.num_rows
+    for step in range(2, steps + 1):
+        ordinals = table["ordinal"].to_numpy() + groups * (step - 1)
+        changed = {
+            "step": pa.array(np.full(n, step, np.int64)),
+            "version": pa.array(np.full(n, step - 1, np.int64)),
+            "reward": pa.array((rng.random(n) < 0.3 + 0.6 * step / steps).astype(np.float32)),
+            "staleness": pa.array(rng.integers(0, 2, n).astype(np.int32)),
+            "length": pa.array(rng.integers(3, 60, n).astype(np.int32)),
+            "ordinal": pa.array(ordinals),
+            "id": pa.array([f"{o}/{s}" for o, s in zip(ordinals, table["sample"].to_pylist(), strict=True)]),
+        }
+        for name, column in changed.items():
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+        pq.write_table(table, folder / f"step-{step:08d}.parquet")
+
+
+def _group(ordinal: int, n: int, rng: np.random.Generator, text: str) -> GroupRows:
+    made = []
+    for sample in range(n):
+        length = int(rng.integers(5, 9))
+        mask = np.arange(length + 3) >= 3
+        made.append(
+            Trajectory(
+                id=f"{ordinal}/{sample}",
+                ordinal=ordinal,
+                sample=sample,
+                token_ids=rng.integers(0, 30, length + 3).astype(np.int32),
+                action_mask=mask,
+                behavior_logprobs=np.where(mask, -rng.random(length + 3), 0).astype(np.float32),
+                version_spans=(VersionSpan(0, 3, 5), VersionSpan(1, 5, length + 3)),
+                turns=((3, length + 3),),
+                finish_reason=FinishReason.LENGTH if sample == 1 else FinishReason.STOP,
+                task="sums" if ordinal % 2 else "products",
+                text=f"answer {ordinal}-{sample} {text}",
+                prompt_text=f"question {ordinal % 3} {text}",
+                ground_truth="42",
+                metadata={"note": text} if text else {},
+            )
+        )
+    payload = arrow.encode(made)
+    rewards = np.array([float(s % 2) for s in range(n)], np.float32)
+    lengths = np.array([t.num_tokens for t in made], np.int32)
+    actions = np.array([t.num_action_tokens for t in made], np.int32)
+    style = {"producer": "judge" + text, "producer_version": "v1", "cost_usd": 0.001, "answer": "I think " + text}
+    records = [
+        [RewardRecord("correct", RewardStatus.SCORED, float(r), producer="exact"), RewardRecord("style", RewardStatus.SCORED, 0.5, **style)]
+        for r in rewards
+    ]
+    spread = [-np.linspace(0, 1, a, dtype=np.float32) for a in actions]
+    tokens = [Tokens(np.full(len(s), r - 0.5, np.float32), s) for s, r in zip(spread, rewards, strict=True)]
+    info = GroupInfo(ordinal, None, 100, lengths, actions, oldest_version=0, newest_version=1)
+    dropped = ordinal == 1
+    return GroupRows(
+        info,
+        payload,
+        None if dropped else rewards,
+        None if dropped else np.ones(n, bool),
+        reason="zero_variance" if dropped else "",
+        components={"correct": rewards, "style": np.full(n, 0.5, np.float32)},
+        records=records,
+        tokens=[None] * n if dropped else tokens,
+    )

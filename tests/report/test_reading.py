@@ -1,0 +1,164 @@
+"""Whatever state a run folder is in, the page shows what there is and says what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+from made_up import made_up_run
+
+from rayrl.errors import ConfigError
+from rayrl.report.bounds import phases
+from rayrl.report.details import read_details
+from rayrl.report.folder import read_run
+from rayrl.report.index import read_index
+from rayrl.report.page import BUDGET, family, look, render, write
+from rayrl.report.rewarders import rewarders
+from rayrl.report.sample import choose
+from rayrl.report.timeline import MAX_BARS, timeline
+
+pytest.importorskip("plotly", reason="reports need plotly")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return made_up_run(tmp_path / "run")
+
+
+def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
+    (tmp_path / "empty").mkdir()
+    seen = look(tmp_path / "empty")
+    assert {"metrics.jsonl is not there", "config.yaml is not there"} <= set(seen.run.missing)
+    html = render([seen])
+    assert "no trajectories were written" in html and "Too few steps to say" in html
+
+
+def test_no_folder_at_all_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="no run folder"):
+        look(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "config_origins.json", "metrics.jsonl", "evaluations.jsonl", "spans.json", "status.json"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "gone", "other"])
+def test_a_damaged_file_costs_only_what_it_said(run, name, damage):
+    path = run / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        path.write_bytes({"cut": data[: len(data) // 2], "garbage": b"\xff\xfe{[:", "other": b"[1, 2"}[damage])
+    seen = look(run)
+    assert len(render([seen])) > 10_000
+    if damage == "gone" and name != "status.json":
+        assert f"{name} is not there" in seen.run.missing
+
+
+def test_a_part_that_is_half_written_is_left_out_and_named(run):
+    part = run / "rollouts" / "step-00000003.parquet"
+    part.write_bytes(part.read_bytes()[:500])
+    seen = look(run)
+    assert len(seen.index) == 5 * 16 and any("step-00000003" in line for line in seen.index.missing)
+    assert 3 not in set(seen.index.numbers["step"].tolist())
+    details = read_details(seen.index, [len(seen.index) - 1], lambda ids: [str(i) for i in ids])
+    assert details[len(seen.index) - 1]["step"] == 6
+    render([seen])
+
+
+def test_parts_of_an_older_version_are_shown_without_what_they_lack(run):
+    old = ["step", "version", "reward", "kept", "components", "id", "ordinal", "sample", "token_ids", "action_mask", "behavior_logprobs"]
+    old += ["version_spans", "turns", "finish_reason", "task", "text", "prompt_text", "ground_truth", "metadata"]
+    new = read_index(run / "rollouts")
+    for path in (run / "rollouts").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).select(old), path)
+    index = read_index(run / "rollouts")
+    assert any("older version" in line for line in index.missing)
+    first = slice(0, 16)  # only the first part's lengths are those of its tokens
+    assert index.numbers["length"][first].tolist() == new.numbers["length"][first].tolist()
+    assert index.numbers["staleness"][first].tolist() == [0] * 16
+    assert "not recorded" in render([look(run)])
+
+
+def test_old_and_new_parts_go_together(run):
+    path = run / "rollouts" / "step-00000002.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["gap", "reason"]), path)
+    assert len(read_index(run / "rollouts")) == 96
+    render([look(run)])
+
+
+@pytest.mark.parametrize(("state", "says"), [("running", "still going on"), ("interrupted", "interrupted after"), ("failed", "failed")])
+def test_the_state_of_the_run_is_said(tmp_path, state, says):
+    run = made_up_run(tmp_path / "run", state=state)
+    if state == "failed":
+        (run / "crash.json").write_text(json.dumps({"error": "RoleFailed", "message": "it <b>failed</b>", "hint": "", "step": 3}))
+    html = render([look(run)])
+    assert says in html and "<b>failed</b>" not in html
+
+
+def test_a_run_killed_in_the_middle_is_not_called_finished(run):
+    status = json.loads((run / "status.json").read_text()) | {"state": "running", "host": "elsewhere"}
+    (run / "status.json").write_text(json.dumps(status))
+    os.utime(run / "status.json", (1, 1))
+    assert read_run(run).state == "killed" and "gone without a last word" in render([look(run)])
+
+
+def test_a_sample_keeps_whole_groups_of_first_and_last_step_within_its_bytes(tmp_path):
+    run = made_up_run(tmp_path / "run", steps=40, groups=6)
+    index = read_index(run / "rollouts")
+    everything = choose(index, BUDGET, lambda rows: read_details(index, rows, lambda ids: [str(i) for i in ids]))
+    assert len(everything) == len(index)
+    few = choose(index, 9_000, lambda rows: read_details(index, rows, lambda ids: [str(i) for i in ids]))
+    assert 0 < len(few) < len(index) / 4
+    steps = {index.numbers["step"][row] for row in few}
+    assert {1, 40} <= steps
+    groups = {(d["step"], d["ordinal"]) for d in few.values()}
+    assert len(few) == 4 * len(groups)
+
+
+def test_rewarders_are_counted_exactly(run):
+    index = read_index(run / "rollouts")
+    rows, cost = rewarders(index)
+    by_name = {row["component"]: row for row in rows}
+    assert by_name["correct"]["records"] == 96 and by_name["correct"]["mean"] == pytest.approx(0.5) and by_name["correct"]["failed"] == 0
+    assert by_name["style"]["producer"] == "judge" and by_name["style"]["version"] == "v1"
+    assert by_name["style"]["cost_usd"] == pytest.approx(0.096) and sum(cost.values()) == pytest.approx(0.096) and len(cost) == 6
+
+
+def test_phases_add_up_and_the_longest_comes_first(run):
+    found = phases(read_run(run), read_index(run / "rollouts"))
+    assert [p.name for p in found][:2] == ["generation and scoring", "learning"]
+    assert found[0].share == pytest.approx(0.6) and sum(p.share for p in found) == pytest.approx(1.0)
+    assert "Rollouts bound 60 % of the time" in found[0].text and "try" in found[0].text.lower()
+
+
+def test_idle_time_is_laid_at_the_door_of_who_worked(run):
+    line = timeline(read_run(run).spans)
+    assert line.busy["rollout-0"] == pytest.approx(0.6, abs=0.02) and line.busy["learner-0"] == pytest.approx(0.35, abs=0.02)
+    assert line.waits["rollout-0"]["learner"] == pytest.approx(0.7 / 0.8, abs=0.05)
+    assert line.roles == ["driver", "rollout-0", "learner-0"]
+
+
+def test_a_long_timeline_is_joined_not_cut():
+    spans = [{"ph": "M", "name": "process_name", "pid": 1, "args": {"name": "learner-0"}}]
+    spans += [{"ph": "X", "name": "step", "pid": 1, "tid": 1, "ts": i * 1e5, "dur": 9e4} for i in range(3 * MAX_BARS)]
+    line = timeline(spans)
+    assert line.merged and 0 < len(line.bars) <= MAX_BARS
+    assert line.bars[-1].end_s == pytest.approx(3 * MAX_BARS * 0.1 - 0.01)
+
+
+def test_families_differ_in_more_than_seed_name_and_folder(tmp_path):
+    runs = [read_run(made_up_run(tmp_path / f"r{i}", seed=i)) for i in range(2)]
+    assert family(runs[0]) == family(runs[1])
+    runs[1].config["buffer"]["max_staleness"] = 0
+    assert family(runs[0]) != family(runs[1])
+
+
+def test_the_page_needs_no_network_and_names_no_address(run, tmp_path):
+    html = write([run], tmp_path / "out" / "report.html").read_text()
+    own = html[: html.index("<script id=")] + html[html.rindex('"use strict"') :]
+    assert "http://" not in own and "https://" not in own and "src=" not in own.replace("window.src=", "")
+    assert "default-src 'none'" in own and "connect-src" not in own
+    shutil.rmtree(run)  # and nothing of the folder is needed to read it
+    assert (tmp_path / "out" / "report.html").stat().st_size < 10e6
