@@ -37,7 +37,7 @@ class VectorSampler:
         self.message_count: IntArray = np.zeros(num_envs, np.int32)
         """int32[K], sightings in the running episode, this one included."""
         self._rows = self.spec.zeros(num_envs)
-        self._outs = [[(name, array[k]) for name, array in self._rows.items()] for k in range(num_envs)]
+        self._copies = [self._rows_of(k) for k in range(num_envs)]
         self._counts: list[dict[int, int]] = [{} for _ in range(num_envs)]
         self._texts = NewTexts()
         self._episode = [-1] * num_envs
@@ -88,6 +88,15 @@ class VectorSampler:
         for env in self._envs:
             env.close()
 
+    def _rows_of(self, k: int) -> list[tuple[str, NDArray[Any]]]:
+        """Where environment k's observation goes: nothing to copy where it writes there by itself (``bind``)."""
+        rows = {name: array[k] for name, array in self._rows.items()}
+        bind = getattr(self._envs[k], "bind", None)
+        if bind is None:
+            return list(rows.items())
+        bind(rows)
+        return []
+
     def _start(self, k: int) -> None:
         """Every episode has a seed of its own, derived from the sampler's seed, the environment's index and the episode's number."""
         self._episode[k] += 1
@@ -99,7 +108,7 @@ class VectorSampler:
         self._show(k, observation)
 
     def _show(self, k: int, observation: Observation) -> None:
-        for name, row in self._outs[k]:
+        for name, row in self._copies[k]:
             row[...] = observation[name]
         message = self._envs[k].message(observation)
         key = message_hash(message)

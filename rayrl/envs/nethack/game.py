@@ -41,8 +41,8 @@ class Game:
         self._engine.set_buffers(**view.buffers)
         self.view = view
         self.kills = 0
-        self.message = b""
-        """What the agent reads: the last message, or the one that was kept."""
+        self.message = self.kept = b""
+        """What the agent reads: the last message, or the one that was kept (then both are the same)."""
 
     def reset(self, core: int, display: int) -> None:
         """A new game; equal seeds and keys give equal games. Raises `RuntimeError` when the game does not get going."""
@@ -52,7 +52,7 @@ class Game:
         self.kills = 0
         for _ in range(_MOST_KEYS):
             if self._engine.in_normal_game() and not any(self.view.pending[1:4]):
-                self.message = self.view.text()
+                self.message, self.kept = self.view.text(), b""
                 return
             self._engine.step(_SPACE)
         raise RuntimeError(f"NetHack did not start after {_MOST_KEYS} keys (seeds {core}, {display})")
@@ -65,37 +65,38 @@ class Game:
         step(key)
         if key == _CAST and pending[3]:
             step(_FIRST)
-        self.message, kept = b"", b""
+        self.kept = b""
         over = self._settle()
         if _CONFIDENT in self.message and not over and not pending[1]:
-            kept = self.message
+            said = self.message
             step(_ENHANCE)
             if pending[3]:
                 step(_FIRST)
             over = self._settle()
-        self.message = kept or self.message
+            self.message = self.kept = said
         return over
 
     def _settle(self) -> bool:
-        """Answers what the game asks on the way to the next action."""
-        engine, view = self._engine, self.view
-        pending, kept = view.pending, b""
+        """Answers what the game asks on the way to the next action; True when the game is over."""
+        engine, pending, read = self._engine, self.view.pending, self.view.text
+        text = b""
         for _ in range(_MOST_KEYS):
-            text = view.text()
-            if text:
+            text = read()
+            if b"You " in text:  # many times faster than looking for the words at once
                 self.kills += len(_KILL.findall(text))
             if engine.done():
                 break
             if pending[3]:
                 if text.startswith(DESCENDED):
-                    kept = text
+                    self.kept = text
                 engine.step(_SPACE)
             elif pending[2] or (pending[1] and not any(word in text for word in _WAITING)):
                 engine.step(_ESCAPE)
             else:
-                break
-        self.message = kept or text
-        return engine.done()
+                self.message = self.kept or text
+                return False
+        self.message = self.kept or text
+        return bool(engine.done())
 
     def _quit(self) -> None:
         """Ends a game that still runs: one that is thrown away instead leaks about 2 kB."""

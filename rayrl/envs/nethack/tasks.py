@@ -95,10 +95,14 @@ class NetHack(gym.Env[dict[str, NDArray[Any]], Any]):
             if not self._success and self.succeeded():
                 self._success, reward = True, SUCCESS_REWARD
                 over = not self._continual
-        self.view.look(game.message)
+        self.view.look(game.kept)
         late = self._steps >= self._max_steps and not over
         self._score, self._time = stats[view.SCORE], stats[view.TIME]
         return self.view.observation, reward, over, late, self._ending(late) if over or late else {}
+
+    def bind(self, observation: dict[str, NDArray[Any]]) -> None:
+        """From now on observations are written into these arrays."""
+        self.view.bind(observation)
 
     def message(self, observation: Any) -> bytes:
         return self.game.message

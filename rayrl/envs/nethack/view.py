@@ -75,30 +75,34 @@ class View:
             self.buffers["tty_chars"] = np.zeros((24, 80), np.uint8)
             self.buffers["tty_colors"] = np.zeros((24, 80), np.int8)
             self.buffers["tty_cursor"] = np.zeros(2, np.uint8)
-        self.observation: dict[str, NDArray[Any]] = {k: np.zeros(s.shape, s.dtype) for k, s in OBSERVATIONS.items()}
         self.stats = self.buffers["blstats"].data
         """The status line, read without making numpy scalars."""
         self.pending = self.buffers["internal"].data
         """What the game waits for: 1 a yes/no or one key, 2 a line of text, 3 a space after --More-- or a menu."""
         self._map, self._message, self._blstats = self._chars[:cells], self.buffers["message"], self.buffers["blstats"]
-        self._out_chars, self._out_colors = self.observation["chars"], self.observation["colors"]
-        self._out_stats, self._out_message = self.observation["stats"], self.observation["message"]
+        self.bind({name: np.zeros(spec.shape, spec.dtype) for name, spec in OBSERVATIONS.items()})
+
+    def bind(self, observation: dict[str, NDArray[Any]]) -> None:
+        """Makes `look` write into these arrays: rows of a batch, so that nobody has to copy them there."""
+        self.observation = observation
+        self._out_chars, self._out_colors = observation["chars"], observation["colors"]
+        self._out_stats, self._out_message = observation["stats"], observation["message"]
 
     def text(self) -> bytes:
         """The game's present message."""
         return self._message.tobytes().rstrip(b"\0")
 
-    def look(self, text: bytes | None = None) -> None:
-        """Refreshes `observation`; ``text`` replaces the game's message where a wrapper kept an earlier one."""
+    def look(self, kept: bytes = b"") -> None:
+        """Refreshes `observation`; ``kept`` replaces the game's message."""
         stats = self.stats
         crop = _CROPS[stats[Y] * COLUMNS + stats[X]]
         self._chars.take(crop, out=self._out_chars, mode="clip")
         self._colors.take(crop, out=self._out_colors, mode="clip")
         self._out_stats[...] = self._blstats
-        if text is None:
-            self._out_message[...] = self._message
+        if kept:
+            self._out_message[...] = np.frombuffer(kept.ljust(MESSAGE, b"\0"), np.uint8)
         else:
-            self._out_message[...] = np.frombuffer(text[:MESSAGE].ljust(MESSAGE, b"\0"), np.uint8)
+            self._out_message[...] = self._message
 
     def tiles_seen(self) -> int:
         """Squares of the present map that show anything but solid rock."""

@@ -36,7 +36,7 @@ class ScriptedEngine:
 def pressed(action: str, *states: tuple[bytes, int], before: tuple[bytes, int] | None = None) -> tuple[bytes, bytes, Game]:
     """Keys sent for ``action``, and the message that the agent reads."""
     game = Game.__new__(Game)
-    game.view, game.kills, game.message = View(), 0, b""
+    game.view, game.kills, game.message, game.kept = View(), 0, b"", b""
     game._engine = ScriptedEngine(game.view, *([before] if before else []), *states)
     if before:
         game._engine.step(0)
