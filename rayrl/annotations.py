@@ -27,7 +27,7 @@ class QuestionKind(StrEnum):
     RANKING = "ranking"
     """n texts: ``values`` has the rank of each text, 0 is the best; a permutation."""
     STEPS = "steps"
-    """One text whose steps are judged one by one: ``values`` has 1.0 (good) or 0.0 (bad) for each step."""
+    """The steps of one solution, in order: ``values`` has 1.0 (good) or 0.0 (bad) for each."""
 
 
 class QuestionState(StrEnum):
@@ -48,7 +48,7 @@ class Question:
     """What a judge is asked, apart from the template that turns it into a prompt."""
 
     texts: tuple[str, ...]
-    """One text (score, class, steps), two (pair) or more (ranking)."""
+    """One text (score, class), two (pair), two or more (ranking), or the steps of one solution (steps)."""
     context: str = ""
     """What all texts share: the prompt that they answer. Empty for messages of an environment."""
     uncertainty: float = 0.0

@@ -14,6 +14,7 @@ from typing import Any
 
 from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources, weight_transport
 from rayrl.config.schema import Config
+from rayrl.feedback_roles import Feedback, start_feedback
 from rayrl.machine import inspect_machine
 from rayrl.protocols import ReplayBuffer, Store, TextEnv
 from rayrl.rollout.select import choose_engine
@@ -40,6 +41,7 @@ class Roles:
     learner: Ranks
     reference: list[Handle]
     archive: Handle | None
+    feedback: Feedback | None
     transport: str = "store"
     """How weights travel: `placement.weight_transport`."""
 
@@ -51,10 +53,24 @@ class Roles:
         handles = [*self.rollout.handles, *self.scorers.handles, *self.learner.handles, *self.reference]
         return {h.name: s for h, s in zip(handles, gather([h.spans() for h in handles], timeout_s), strict=True)}
 
+    def run(self) -> None:
+        """Starts the loops."""
+        for pool in self._loops():
+            pool.run()
+
+    def check(self) -> None:
+        """Replaces the workers that died. Cheap when nothing happened."""
+        for pool in self._loops():
+            pool.check()
+
     def stop(self, timeout_s: float) -> None:
         """Ends the loops: finished groups are still handed over, running ones are abandoned (their ordinals stay in the ledger)."""
-        for pool in (self.rollout, self.scorers):
+        for pool in reversed(self._loops()):
             pool.stop(timeout_s)
+
+    def _loops(self) -> list[Any]:
+        """Who works on its own, each after those that it calls."""
+        return [*([self.feedback] if self.feedback else []), self.scorers, self.rollout]
 
 
 def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, RoleResources], str]:
@@ -69,12 +85,16 @@ def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, Rol
     return runtime, resources, placement_mode(config, found.gpus)
 
 
-def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResources], mode: str, rollouts: Path | None) -> Roles:
-    """Starts all roles side by side; returns when every one of them has loaded its model. ``rollouts`` is where trajectories are kept."""
+def start_roles(
+    config: Config, runtime: Runtime, resources: dict[str, RoleResources], mode: str, rollouts: Path | None, feedback: Path
+) -> Roles:
+    """Starts all roles side by side; returns when every one of them has loaded its model. ``rollouts`` is where trajectories are kept,
+    ``feedback`` the file of the judge's labels."""
     start_s = config.deadlines.start_s
     transport = weight_transport(config, mode, choose_engine(config.rollout)[0])
     shared = {"config": config, "store": runtime.store}
     buffer = runtime.start([RoleSpec("buffer", build_buffer, shared, concurrency=64, trace=False)], start_s)[0]
+    judged = start_feedback(config, runtime, resources, feedback)
     rollout = _specs(resources["rollout"], build_rollout, shared | {"buffer": buffer, "transport": transport}, concurrency=16, named=True)
     rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
     scorers = _specs(resources["scorer"], build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True)
@@ -97,6 +117,7 @@ def start_roles(config: Config, runtime: Runtime, resources: dict[str, RoleResou
         Ranks(ranks),
         frozen,
         archives[0] if archives else None,
+        judged,
         transport,
     )
 

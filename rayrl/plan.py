@@ -22,6 +22,7 @@ from rayrl.config.sizes import ModelSize, longest_sequence, model_size, role_mem
 from rayrl.data.sources import TASK_PREFIX, load_rows
 from rayrl.envs.registry import load_env
 from rayrl.errors import RayrlError
+from rayrl.feedback.preflight import problems as feedback_problems
 from rayrl.machine import Machine, inspect_machine
 from rayrl.rewards.registry import SANDBOXED, bind
 from rayrl.sandbox.isolation import MISSING_BUBBLEWRAP, isolation
@@ -63,6 +64,7 @@ def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
         *_placement_problems(config, mode, resources, roles),
         *(_size_problems(config, mode, size, roles, memory, machine, resources) if size else ()),
         *_name_problems(config),
+        *feedback_problems(config),
     ]
     lacking = [*([f"no engine: {reason}"] if engine is None else []), *_missing_packages(config)]
     notes = [*_notes(config, mode, size, machine, resources)]

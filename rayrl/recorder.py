@@ -71,6 +71,7 @@ class Recorder:
         )
         self._event("resumed" if state else "began", f"{'from step ' + str(self._step) if state else loaded.recipe}")
         self._sums: dict[str, float] = {}
+        self._problem = ""
         self._archived: dict[str, float] = {}
         self._archiving: list[Any] = []
         self._clock = time.monotonic()
@@ -198,10 +199,21 @@ class Recorder:
         return (
             deltas
             | dict(roles.buffer.stats())
+            | self._feedback(roles)
             | {"rollout/workers_count": float(len(engines)), "store/used_bytes": roles.runtime.usage()["used"]}
             | {f"memory/{role}_bytes": max((s["rss_bytes"] for s in all), default=0.0) for role, all in memory.items()}
             | {"memory/driver_bytes": float(resident_bytes())}
         )
+
+    def _feedback(self, roles: Roles) -> dict[str, float]:
+        """Numbers of the annotator; what keeps it from asking is said once."""
+        if roles.feedback is None:
+            return {}
+        problem = roles.feedback.problem()
+        if problem != self._problem:
+            self._problem = problem
+            self._console.say(f"feedback: {problem}" if problem else "feedback: the judge answers again")
+        return roles.feedback.stats()
 
     def _archive(self, roles: Roles, working: Working, step: int) -> None:
         if roles.archive is None:

@@ -98,16 +98,14 @@ class Run(AbstractContextManager["Run"]):
         say("starting Ray")
         self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
-        self._roles = assembly.start_roles(
-            config, self._runtime, resources, self._mode, self.folder.rollouts if config.telemetry.rollouts else None
-        )
+        rollouts = self.folder.rollouts if config.telemetry.rollouts else None
+        self._roles = assembly.start_roles(config, self._runtime, resources, self._mode, rollouts, self.folder.feedback)
         self._publisher = Publisher(config, self._roles, self._mode, canary)
         if self._saved:
             self._restore(self._saved)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._roles.rollout.run()
-        self._roles.scorers.run()
+        self._roles.run()
         self._publisher.connect()
         self._recorder.begin(self._roles)
 
@@ -304,6 +302,8 @@ class Run(AbstractContextManager["Run"]):
         """Saves everything that is needed to continue; between two steps, so that learner and ledger agree."""
         if self._saved_at == self.step:
             return
+        if self._roles.feedback:
+            self._roles.feedback.flush()  # labels need no copy: their file is a journal that a resumed run goes on with
         state = {
             "step": self.step,
             "version": self.version,
@@ -333,8 +333,7 @@ class Run(AbstractContextManager["Run"]):
     # ---- supervision ---------------------------------------------------------------------------------------------------------------
 
     def _look_after_workers(self) -> None:
-        self._roles.rollout.check()
-        self._roles.scorers.check()
+        self._roles.check()
 
 
 def _under_way(outstanding: Mapping[str, int]) -> int:

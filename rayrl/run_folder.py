@@ -8,6 +8,7 @@ events.jsonl, status.json          what happened and when; who runs it, and whet
 report.html                        the run as a page to look at
 checkpoints/step-NNNNNN/           atomic commits; `rayrl resume` continues from the newest good one
 policy/                            the trained policy as a Hugging Face checkpoint
+feedback.sqlite                    every question that a judge was asked, its answer and its label
 spans.json                         who did what when (open in ui.perfetto.dev)
 logs/<role>.log, crash.json        what every process said; the first failure
 """
@@ -76,6 +77,10 @@ class RunFolder:
     @property
     def policy(self) -> Path:
         return self.path / "policy"
+
+    @property
+    def feedback(self) -> Path:
+        return self.path / "feedback.sqlite"
 
     @property
     def spans(self) -> Path:

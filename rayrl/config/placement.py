@@ -23,7 +23,7 @@ class RoleResources:
     """What the actors of one role reserve and use."""
 
     name: str
-    """rollout, learner, reference, scorer or buffer."""
+    """rollout, learner, reference, judge, scorer or buffer."""
     count: int
     """Actors."""
     cpus: float
@@ -71,7 +71,8 @@ def disaggregated_gpus(config: Config) -> float:
     """GPUs that own devices for every role take."""
     rollout = config.rollout.num_engines * config.rollout.tensor_parallel
     reference = config.reference.actors if needs_reference(config) else 0
-    return rollout + config.learner.ranks * config.placement.learner_gpus_per_rank + reference
+    judges = judge_workers(config) * config.feedback.engine.tensor_parallel
+    return rollout + config.learner.ranks * config.placement.learner_gpus_per_rank + reference + judges
 
 
 def weight_transport(config: Config, mode: str, engine: str) -> str:
@@ -91,6 +92,11 @@ def needs_reference(config: Config) -> bool:
         return registry.resolve(config.algorithm).needs_reference
     except ConfigError:  # `config.checks` says what is wrong with the algorithm
         return False
+
+
+def judge_workers(config: Config) -> int:
+    """Judge engines that are started in this cluster."""
+    return config.feedback.engine.actors if config.feedback.judge == "vllm" else 0
 
 
 def role_resources(config: Config, cpus: int, gpus: float, *, cores: Sequence[int] | None = None) -> list[RoleResources]:
@@ -124,7 +130,12 @@ def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
     learner_threads = 1 if config.run.deterministic else config.learner.cpu_threads or max(1, free // ranks)
     beside = engines * engine_threads if asynchronous else cpus
     reference_threads = config.reference.cpu_threads or max(1, beside // max(1, references))
-    wanted = [("rollout", engines, engine_threads), ("learner", ranks, learner_threads), ("reference", references, reference_threads)]
+    wanted = [
+        ("rollout", engines, engine_threads),
+        ("learner", ranks, learner_threads),
+        ("reference", references, reference_threads),
+        ("judge", judge_workers(config), config.feedback.engine.cpu_threads),
+    ]
     share = min(1.0, cpus / sum(count * threads for _, count, threads in wanted))
     separate = config.placement.pin and asynchronous and config.placement.nodes == 1 and len(cores) > engines * engine_threads
     roles, bundle = [], 0
@@ -141,11 +152,11 @@ def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
 def _pin(name: str, index: int, engine_threads: int, engines: int, cores: list[int]) -> tuple[int, ...]:
     """Engines take the first cores, one set each; learner ranks have the rest to themselves.
 
-    The reference works beside the engines: generation leaves them room, while the learner is what bounds a step.
+    Reference and judges work beside the engines: generation leaves them room, while the learner is what bounds a step.
     """
     if name == "rollout":
         return tuple(cores[index * engine_threads : (index + 1) * engine_threads])
-    if name == "reference":
+    if name in ("reference", "judge"):
         return tuple(cores[: engines * engine_threads])
     return tuple(cores[engines * engine_threads :])
 
@@ -163,5 +174,9 @@ def _on_gpus(config: Config, mode: str) -> list[RoleResources]:
             continue
         first = 0 if colocated else bundle
         roles.append(RoleResources(name, count, 1.0, gpus, threads=1, bundles=tuple(range(first, first + count))))
-        bundle += count
+        bundle = max(bundle, first + count)
+    judges = judge_workers(config)
+    if judges:  # they never sleep, so they have GPUs of their own in every mode
+        places = tuple(range(bundle, bundle + judges))
+        roles.append(RoleResources("judge", judges, 1.0, float(config.feedback.engine.tensor_parallel), threads=1, bundles=places))
     return roles

@@ -161,7 +161,7 @@ class JudgeSamplingConfig:
     top_p: float = 1.0
     """Nucleus sampling; 1 is off."""
     max_tokens: int = 512
-    """Most tokens of one answer; a longer one is cut off and counts as failed."""
+    """Most tokens of one answer; one that is cut off there counts as failed."""
     stop: list[str] = field(default_factory=list)
     """Stop strings."""
 
@@ -207,6 +207,26 @@ class PairsConfig:
 
 
 @dataclass
+class JudgeEngineConfig:
+    actors: int = 1
+    """Judge workers of this cluster, each with an engine."""
+    engine: str = "auto"
+    """vllm, torch, fake, or auto, as in rollout.engine."""
+    tensor_parallel: int = 1
+    """GPUs per judge worker."""
+    gpu_memory_utilization: float = 0.85
+    """Share of a GPU's memory that vLLM may take."""
+    kv_cache_gib: float = 1.0
+    """Key/value cache of a CPU engine in GiB."""
+    max_length: int = 4096
+    """Context limit in tokens: prompt and answer."""
+    dtype: str = "bfloat16"
+    """Compute type: bfloat16 or float32."""
+    cpu_threads: int = 1
+    """torch threads of a CPU engine."""
+
+
+@dataclass
 class FeedbackConfig:
     judge: str = "none"
     """Who answers: http (an OpenAI-compatible server), vllm (engines of this cluster), replay (the log of an earlier run) or none."""
@@ -237,6 +257,7 @@ class FeedbackConfig:
     """Longest text in characters; a longer one is refused and counted."""
     priority: str = "first_sightings"
     """Which sighted question goes first: first_sightings (shown first in most episodes), frequency, uncertainty or lifo (newest)."""
+    engine: JudgeEngineConfig = field(default_factory=JudgeEngineConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)

@@ -28,6 +28,8 @@ class RoleSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     concurrency: int = 16
     """Calls that may run at the same time."""
+    lasting: bool = False
+    """Other roles call it through `Handle.lasting`, which finds its replacement when it died."""
     trace: bool = True
     """Record a span for every call that the role serves."""
 
@@ -48,6 +50,9 @@ class Handle(Protocol):
     name: str
 
     def submit(self, method: str, *args: Any, **kwargs: Any) -> Pending: ...
+
+    def lasting(self) -> Handle:
+        """A handle to pass to other roles: a call on a dead role fails, the calls after it reach its replacement."""
 
     def spans(self) -> Pending:
         """The spans of the role's process since the last call: list of `telemetry.spans.Span`."""

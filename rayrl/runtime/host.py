@@ -106,8 +106,8 @@ HostActor = ray.remote(Host)
 class RayPending:
     """A call under way on a Ray actor."""
 
-    def __init__(self, role: str, method: str, ref: ray.ObjectRef, log_path: str) -> None:
-        self._role, self._method, self.ref, self._log = role, method, ref, log_path
+    def __init__(self, role: str, method: str, ref: ray.ObjectRef, log_path: str, on_death: Callable[[], None] = lambda: None) -> None:
+        self._role, self._method, self.ref, self._log, self._on_death = role, method, ref, log_path, on_death
 
     def result(self, timeout_s: float) -> Any:
         try:
@@ -119,6 +119,7 @@ class RayPending:
         except RayTaskError as e:
             raise _cause(e, self._role, self._log) from None
         except RayActorError as e:
+            self._on_death()
             raise RoleFailed(f"{self._role} died while {self._method} ran: {_first_line(e)}", last_lines(self._log)) from None
 
     def wait(self, timeout_s: float) -> bool:
@@ -128,11 +129,16 @@ class RayPending:
 class RayHandle:
     """Calls a hosted role; picklable, so that roles can call one another."""
 
-    def __init__(self, name: str, actor: Any, call_s: float, log_path: str) -> None:
-        self.name, self._actor, self._call_s, self._log = name, actor, call_s, log_path
+    def __init__(self, name: str, actor: Any, call_s: float, log_path: str, registered: str = "") -> None:
+        """``registered``: name under which Ray knows the actor; empty is not registered."""
+        self.name, self._actor, self._call_s, self._log, self._registered = name, actor, call_s, log_path, registered
 
     def submit(self, method: str, *args: Any, **kwargs: Any) -> RayPending:
         return RayPending(self.name, method, self._actor.call.remote(method, args, kwargs), self._log)
+
+    def lasting(self) -> LastingHandle:
+        """See `contract.Handle.lasting`."""
+        return LastingHandle(self.name, self._registered, self._call_s, self._log)
 
     def spans(self) -> RayPending:
         """The spans of the role's process since the last call."""
@@ -144,7 +150,31 @@ class RayHandle:
         return lambda *args, **kwargs: self.submit(method, *args, **kwargs).result(self._call_s + kwargs.get("wait_s", 0.0))
 
     def __reduce__(self):
-        return (RayHandle, (self.name, self._actor, self._call_s, self._log))
+        return (RayHandle, (self.name, self._actor, self._call_s, self._log, self._registered))
+
+
+class LastingHandle(RayHandle):
+    """Calls whichever process plays a role at present; picklable. A replacement takes over the name of the process that died."""
+
+    def __init__(self, name: str, registered: str, call_s: float, log_path: str) -> None:
+        super().__init__(name, None, call_s, log_path, registered)
+
+    def submit(self, method: str, *args: Any, **kwargs: Any) -> RayPending:
+        """Raises `RoleFailed` while there is no living process."""
+        actor = self._actor = self._actor or self._find()
+        return RayPending(self.name, method, actor.call.remote(method, args, kwargs), self._log, self._forget)
+
+    def _find(self) -> Any:
+        try:
+            return ray.get_actor(self._registered)
+        except ValueError:
+            raise RoleFailed(f"{self.name} is not there at present", last_lines(self._log)) from None
+
+    def _forget(self) -> None:
+        self._actor = None
+
+    def __reduce__(self):
+        return (LastingHandle, (self.name, self._registered, self._call_s, self._log))
 
 
 def last_lines(log_path: str, count: int = 12) -> str:

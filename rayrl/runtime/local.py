@@ -55,6 +55,9 @@ class LocalHandle:
     def submit(self, method: str, *args: Any, **kwargs: Any) -> LocalPending:
         return LocalPending(self.name, method, self._threads.submit(getattr(self._role, method), *args, **kwargs))
 
+    def lasting(self) -> LocalHandle:
+        return self
+
     def spans(self) -> LocalPending:
         recorder = getattr(self._role, "spans", None)
         return LocalPending(self.name, "spans", self._threads.submit(recorder.drain if recorder is not None else list))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,7 @@ class RayRuntime:
                 **(local if self._own else {}),
             )
         self._started: list[RayHandle] = []
+        self._id = uuid.uuid4().hex[:8]
         self.store = RayStore(deadlines.call_s)
         if bundles:
             self._group = self._reserve([dict(b) for b in bundles], "PACK" if placement.nodes <= 1 else "SPREAD")
@@ -71,8 +73,9 @@ class RayRuntime:
         refs = []
         for spec in specs:
             log = str(self._log_dir / f"{spec.name}.log")
-            actor = self._host(spec, log)
-            handles.append(RayHandle(spec.name, actor, self._deadlines.call_s, log))
+            registered = f"rayrl/{self._id}/{spec.name}" if spec.lasting else ""
+            actor = self._host(spec, log, registered)
+            handles.append(RayHandle(spec.name, actor, self._deadlines.call_s, log, registered))
             self._started.append(handles[-1])
             refs.append(RayPending(spec.name, "start", actor.build.remote(spec.build, dict(spec.kwargs)), log))
         limit = time.monotonic() + timeout_s
@@ -120,11 +123,19 @@ class RayRuntime:
         if self._own:
             ray.shutdown()
 
-    def _host(self, spec: RoleSpec, log: str) -> ray.actor.ActorHandle:
+    def _host(self, spec: RoleSpec, log: str, registered: str = "") -> ray.actor.ActorHandle:
         search_path = [os.path.abspath(entry) for entry in sys.path]
-        return HostActor.options(**self._options(spec)).remote(
-            log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path, spec.trace
-        )
+        arguments = (log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path, spec.trace)
+        if not registered:
+            return HostActor.options(**self._options(spec)).remote(*arguments)
+        limit = time.monotonic() + self._deadlines.call_s
+        while True:
+            try:
+                return HostActor.options(**self._options(spec), name=registered).remote(*arguments)
+            except ValueError as e:  # Ray has not noticed yet that the one before is dead
+                if time.monotonic() > limit:
+                    raise RoleFailed(f"{spec.name} cannot be started: {e}") from None
+                time.sleep(0.1)
 
     def _options(self, spec: RoleSpec) -> dict:
         options: dict = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_concurrency": spec.concurrency, "max_restarts": 0}

@@ -15,18 +15,8 @@ ANY_SECTION = {"config", "settings"}
 ALIASES = {"sampling": {"s"}, "*": {"component", "spec", "c"}}
 """What the readers call a section where they do not call it by its name."""
 
-_SAME_NAME = (
-    "model",
-    "pairs.select",
-    "retry.max_attempts",
-    *(f"sampling.{name}" for name in ("max_tokens", "stop", "temperature", "top_p")),
-)
-_AGENT_READ = ("entropy_coef", "workers")
+_AGENT_READ = ("entropy_coef", "workers", "intrinsic.goal")
 NOT_YET_READ: set[str] = {
-    key
-    for key, field in fields.table().items()
-    if key.startswith("feedback.") and not field.section and key.removeprefix("feedback.") not in _SAME_NAME
-} | {
     key
     for key, field in fields.table().items()
     if key.startswith("agent.") and not field.section and key.removeprefix("agent.") not in _AGENT_READ
