@@ -11,8 +11,13 @@ launch/setup.sh
 export PATH="${RAYRL_VENV:-$PWD/.venv}/bin:$PATH"
 
 rayrl warmstart --recipe arithmetic_grpo
-exec rayrl train arithmetic_grpo \
-  run.name="demo-$(date +%Y%m%d-%H%M%S)" \
+name="demo-$(date +%Y%m%d-%H%M%S)"
+rayrl train arithmetic_grpo \
+  run.name="$name" \
   run.seed="${SEED:-0}" \
   ${STEPS:+run.steps="$STEPS"} \
   "$@"
+
+if [[ -f "runs/$name/report.html" ]]; then
+  printf '\n  what it learned, wrote and waited for, as one page:\n  file://%s\n' "$PWD/runs/$name/report.html"
+fi

@@ -9,6 +9,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 launch/setup.sh --dev
 export PATH="${RAYRL_VENV:-$PWD/.venv}/bin:$PATH"
 
+# The page of `rayrl report` is tested in a real browser; without one those tests say that they were skipped.
+if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [[ $EUID == 0 ]]; then
+  echo "installing Chromium for the tests of the report"
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium chromium-driver; } >/tmp/rayrl-chromium.log 2>&1 ||
+    echo "no Chromium: $(tail -n 1 /tmp/rayrl-chromium.log)"
+fi
+
 summary=()
 failed=0
 check() {  # check NAME command...

@@ -56,11 +56,17 @@ class Recorder:
         self._history: dict[str, Any] = state["recorder"] if state else {"evaluations": [], "wandb_id": None}
         telemetry = loaded.config.telemetry
         sinks: list[Any] = [JsonlSink(folder.metrics)]
+        self._tracker: Any = None
         if telemetry.wandb != "off":
             from rayrl.telemetry.wandb_sink import WandbSink
 
-            sinks.append(WandbSink(telemetry, loaded.config.run.name, folder.path, loaded.yaml, run_id=self._history["wandb_id"]))
-            self._history["wandb_id"] = sinks[-1].run_id
+            self._tracker = WandbSink(telemetry, loaded.config.run.name, folder.path, loaded.yaml, run_id=self._history["wandb_id"])
+            self._history["wandb_id"] = self._tracker.run_id
+            sinks.append(self._tracker)
+        if telemetry.tensorboard:
+            from rayrl.telemetry.tensorboard_sink import TensorboardSink
+
+            sinks.append(TensorboardSink(folder.tensorboard))
         self._metrics = MetricsWriter(sinks)
         self._trace = TraceFile(folder.spans) if telemetry.spans else None
         self.spans = SpanRecorder("driver", enabled=telemetry.spans)
@@ -123,6 +129,10 @@ class Recorder:
         with storage_errors(self._folder.evaluations), self._folder.evaluations.open("a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
         self._history["evaluations"].append({**found, "samples": found["samples"][: self._config.telemetry.print_samples]})
+        if self._tracker and found["samples"]:
+            columns = list(found["samples"][0])
+            rows = [[sample.get(key) for key in columns] for sample in found["samples"]]
+            self._tracker.table("samples/held_out", result.step, columns, rows)
         self._view.examined(self._console, found)
         self._clock = time.monotonic()
 
@@ -153,9 +163,26 @@ class Recorder:
         outcome = "finished" if done else "failed" if isinstance(error, Exception) else "interrupted"
         self._event(outcome, f"at step {self._step} of {self._config.run.steps}")
         self._heart.close(outcome)
-        self._metrics.close()
         if self._trace:
             self._trace.close()
+        if self._config.telemetry.report and self._step:
+            self._report()
+        self._metrics.close()
+
+    def _report(self) -> None:
+        """The run as a page, and a table of trajectories for the tracker. Whatever fails here must not become the failure of the run."""
+        from rayrl.report.page import write
+        from rayrl.report.table import COLUMNS, sample_rows
+
+        try:
+            write([self._folder.path], self._folder.report)
+            if self._tracker:
+                self._tracker.table("samples/trained", self._step, COLUMNS, sample_rows(self._folder.rollouts))
+                self._tracker.attach(self._folder.report)
+        except Exception as error:
+            self._console.say(f"no report: {error} (`rayrl report {self._folder.path}` tries again)")
+        else:
+            self._console.say(f"report: {self._folder.report}")
 
     def summary(self) -> None:
         """Before and after, a few generations of both, and where everything lies."""

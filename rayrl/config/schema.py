@@ -623,6 +623,10 @@ class TelemetryConfig:
     """Write every trained trajectory to Parquet in the run folder."""
     spans: bool = True
     """Write spans (Perfetto) to the run folder."""
+    tensorboard: bool = False
+    """Also write the metrics as TensorBoard event files to the run folder."""
+    report: bool = True
+    """Write the run as a page to look at (report.html) when it ends, also when it fails."""
     print_samples: int = 3
     """Sample generations shown before and after."""
 

@@ -6,8 +6,9 @@ Offline needs neither account nor network: `wandb sync` uploads the folder later
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -49,6 +50,21 @@ class WandbSink:
 
     def write(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         self._run.log({**metrics, "step": step, "time": time_s})
+
+    def table(self, name: str, step: int, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Shows rows of plain values under ``name``."""
+        import wandb
+
+        texts = [[value if isinstance(value, int | float | bool) or value is None else str(value) for value in row] for row in rows]
+        self._run.log({name: wandb.Table(columns=list(columns), data=texts, allow_mixed_types=True), "step": step})
+
+    def attach(self, path: Path) -> None:
+        """Keeps a file of the run with it, as an artefact."""
+        import wandb
+
+        artifact = wandb.Artifact(f"report-{self.run_id}", type="report")
+        artifact.add_file(str(path))
+        self._run.log_artifact(artifact)
 
     def close(self) -> None:
         self._run.finish()

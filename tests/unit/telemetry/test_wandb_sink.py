@@ -27,3 +27,17 @@ def test_an_offline_run_is_written_quietly_and_continued_under_its_id(tmp_path, 
     assert second.run_id == first.run_id and logs
     assert b"learner/loss" in logs[-1].read_bytes()
     assert capfd.readouterr() == ("", "")
+
+
+def test_tables_and_files_go_with_the_run(tmp_path, capfd):
+    pytest.importorskip("wandb")
+    sink = WandbSink(TelemetryConfig(wandb="offline"), "run", tmp_path, "a: 1")
+    sink.table("samples/held_out", 3, ["prompt", "correct", "mixed"], [["1+1=", True, None], ["<b>", False, {"a": 1}]])
+    (tmp_path / "report.html").write_text("<p>page</p>")
+    sink.attach(tmp_path / "report.html")
+    sink.close()
+    [log] = (tmp_path / "wandb").glob(f"offline-run-*/run-{sink.run_id}.wandb")
+    data = log.read_bytes()
+    assert b"samples/held_out" in data and f"report-{sink.run_id}".encode() in data and b"report.html" in data
+    assert list((tmp_path / "wandb").glob("offline-run-*/files/media/table/samples/held_out*.json"))
+    assert capfd.readouterr() == ("", "")
