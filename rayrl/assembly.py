@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any
 
 from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources, weight_transport
 from rayrl.config.schema import Config
+from rayrl.errors import RoleFailed
 from rayrl.feedback_roles import Feedback, start_feedback
 from rayrl.machine import inspect_machine
 from rayrl.protocols import ReplayBuffer, Store, TextEnv
 from rayrl.rollout.select import choose_engine
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
-from rayrl.runtime.pool import Pool, Ranks, gather
+from rayrl.runtime.pool import Pool, Ranks
 from rayrl.types import Prompt
 from rayrl.views import LanguageView, View
 from rayrl.workload import PromptWorkload, Workload
@@ -46,12 +48,16 @@ class Roles:
     """How weights travel: `placement.weight_transport`."""
 
     def learner_stats(self) -> list[Pending]:
-        return [rank.submit("stats") for rank in self.learner.handles]
+        return [rank.observe("stats") for rank in self.learner.handles]
 
     def spans(self, timeout_s: float) -> dict[str, list[Any]]:
-        """By role: what each process did since the last call."""
+        """By role: what each process did since the last call. Nothing of a process that died meanwhile."""
         handles = [*self.rollout.handles, *self.scorers.handles, *self.learner.handles, *self.reference]
-        return {h.name: s for h, s in zip(handles, gather([h.spans() for h in handles], timeout_s), strict=True)}
+        found = {}
+        for handle, pending in [(handle, handle.spans()) for handle in handles]:
+            with suppress(RoleFailed):
+                found[handle.name] = pending.result(timeout_s)
+        return found
 
     def run(self) -> None:
         """Starts the loops."""

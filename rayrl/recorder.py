@@ -207,7 +207,7 @@ class Recorder:
     def _activity(self, roles: Roles) -> dict[str, float]:
         """Counters of all roles since the last call, and their gauges."""
         limit = self._config.deadlines.call_s
-        engines, scorers = roles.rollout.call("stats", timeout_s=limit), roles.scorers.call("stats", timeout_s=limit)
+        engines, scorers = roles.rollout.observe("stats", limit), roles.scorers.observe("stats", limit)
         learners = gather(roles.learner_stats(), limit)
         memory = {"rollout": engines, "scorer": scorers, "learner": learners}
         sums = {

@@ -54,6 +54,9 @@ class Handle(Protocol):
     def lasting(self) -> Handle:
         """A handle to pass to other roles: a call on a dead role fails, the calls after it reach its replacement."""
 
+    def observe(self, method: str) -> Pending:
+        """A call without arguments that does not queue behind the role's work; for counters that any thread may read."""
+
     def spans(self) -> Pending:
         """The spans of the role's process since the last call: list of `telemetry.spans.Span`."""
 

@@ -27,6 +27,8 @@ from rayrl.telemetry.spans import Span, SpanRecorder
 
 _ENDLESS = frozenset({"run"})
 """Methods that are no piece of work."""
+_CONTROL = "control"
+"""Ray's concurrency group of the calls that never queue behind the role's work."""
 
 
 class Host:
@@ -58,6 +60,7 @@ class Host:
             os.nice(nice)
         print(f"pid {os.getpid()} on {socket.gethostname()}", flush=True)
 
+    @ray.method(concurrency_group=_CONTROL)
     def node(self) -> dict[str, Any]:
         """Where this process runs: pid, address, a free port, accelerators as Ray assigned them (physical ids)."""
         with socket.socket() as probe:
@@ -83,6 +86,12 @@ class Host:
                 traceback.print_exc()
                 raise
 
+    @ray.method(concurrency_group=_CONTROL)
+    def observe(self, method: str) -> Any:
+        """Answers beside whatever the role is busy with."""
+        return getattr(self._role, method)()
+
+    @ray.method(concurrency_group=_CONTROL)
     def drain_spans(self) -> list[Span]:
         """What this process did since the last call: every call it served, and what the role itself recorded."""
         own = getattr(self._role, "spans", None)
@@ -100,7 +109,7 @@ class Host:
             return self._outbox.pop(key)
 
 
-HostActor = ray.remote(Host)
+HostActor = ray.remote(concurrency_groups={_CONTROL: 1})(Host)
 
 
 class RayPending:
@@ -134,15 +143,25 @@ class RayHandle:
         self.name, self._actor, self._call_s, self._log, self._registered = name, actor, call_s, log_path, registered
 
     def submit(self, method: str, *args: Any, **kwargs: Any) -> RayPending:
-        return RayPending(self.name, method, self._actor.call.remote(method, args, kwargs), self._log)
+        return self._pending(method, self._process().call.remote(method, args, kwargs))
 
     def lasting(self) -> LastingHandle:
         """See `contract.Handle.lasting`."""
         return LastingHandle(self.name, self._registered, self._call_s, self._log)
 
+    def observe(self, method: str) -> RayPending:
+        """A call without arguments that does not queue behind the role's work; for counters that any thread may read."""
+        return self._pending(method, self._process().observe.remote(method))
+
     def spans(self) -> RayPending:
         """The spans of the role's process since the last call."""
-        return RayPending(self.name, "spans", self._actor.drain_spans.remote(), self._log)
+        return self._pending("spans", self._process().drain_spans.remote())
+
+    def _process(self) -> Any:
+        return self._actor
+
+    def _pending(self, method: str, ref: ray.ObjectRef) -> RayPending:
+        return RayPending(self.name, method, ref, self._log)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
@@ -159,16 +178,17 @@ class LastingHandle(RayHandle):
     def __init__(self, name: str, registered: str, call_s: float, log_path: str) -> None:
         super().__init__(name, None, call_s, log_path, registered)
 
-    def submit(self, method: str, *args: Any, **kwargs: Any) -> RayPending:
+    def _process(self) -> Any:
         """Raises `RoleFailed` while there is no living process."""
-        actor = self._actor = self._actor or self._find()
-        return RayPending(self.name, method, actor.call.remote(method, args, kwargs), self._log, self._forget)
+        if self._actor is None:
+            try:
+                self._actor = ray.get_actor(self._registered)
+            except ValueError:
+                raise RoleFailed(f"{self.name} is not there at present", last_lines(self._log)) from None
+        return self._actor
 
-    def _find(self) -> Any:
-        try:
-            return ray.get_actor(self._registered)
-        except ValueError:
-            raise RoleFailed(f"{self.name} is not there at present", last_lines(self._log)) from None
+    def _pending(self, method: str, ref: ray.ObjectRef) -> RayPending:
+        return RayPending(self.name, method, ref, self._log, self._forget)
 
     def _forget(self) -> None:
         self._actor = None

@@ -51,6 +51,7 @@ class LocalHandle:
     def __init__(self, spec: RoleSpec, role: Any, call_s: float) -> None:
         self.name, self._role, self._call_s = spec.name, role, call_s
         self._threads = ThreadPoolExecutor(spec.concurrency, thread_name_prefix=spec.name)
+        self._control = ThreadPoolExecutor(1, thread_name_prefix=f"{spec.name}-control")
 
     def submit(self, method: str, *args: Any, **kwargs: Any) -> LocalPending:
         return LocalPending(self.name, method, self._threads.submit(getattr(self._role, method), *args, **kwargs))
@@ -58,9 +59,12 @@ class LocalHandle:
     def lasting(self) -> LocalHandle:
         return self
 
+    def observe(self, method: str) -> LocalPending:
+        return LocalPending(self.name, method, self._control.submit(getattr(self._role, method)))
+
     def spans(self) -> LocalPending:
         recorder = getattr(self._role, "spans", None)
-        return LocalPending(self.name, "spans", self._threads.submit(recorder.drain if recorder is not None else list))
+        return LocalPending(self.name, "spans", self._control.submit(recorder.drain if recorder is not None else list))
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
@@ -78,7 +82,8 @@ class LocalRuntime:
         return handles
 
     def stop(self, handle: LocalHandle) -> None:
-        handle._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (handle._threads, handle._control):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def address(self, handle: LocalHandle) -> str:
         with socket.socket() as probe:

@@ -74,6 +74,16 @@ class Pool:
                 results.append(self.handles[i].submit(method, *args).result(timeout_s))
         return results
 
+    def observe(self, method: str, timeout_s: float) -> list[Any]:
+        """Counters of every worker that lives, beside its work; see `Handle.observe`."""
+        found = []
+        for pending in [handle.observe(method) for handle in self.handles]:
+            try:
+                found.append(pending.result(timeout_s))
+            except RoleFailed:  # `check` finds out that it died, and replaces it
+                continue
+        return found
+
     def stop(self, timeout_s: float) -> None:
         """Asks every loop to end and waits for it; a worker that does not listen is ended."""
         limit = time.monotonic() + timeout_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from roles import Keeper, Worker, build, fail
@@ -52,6 +53,16 @@ def test_a_call_that_outlasts_its_limit_names_whom_it_waited_for(runtime):
     with pytest.raises(DeadlineExceeded, match=r"sleeper\.sleep"):
         pending.result(0.1)
     assert pending.result(20) == 2.0
+    runtime.stop(handle)
+
+
+def test_counters_and_spans_are_told_while_the_role_works(runtime):
+    """Else the driver would wait for a learner step whenever it writes down the one before."""
+    handle = runtime.start([replace(spec("busy", weights=3), concurrency=1)], 60)[0]
+    work = handle.submit("sleep", 5.0)
+    assert handle.observe("held").result(4.0) == 3
+    handle.spans().result(4.0)
+    assert not work.wait(0.0)
     runtime.stop(handle)
 
 
