@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rayrl import agent_assembly
+from rayrl.agent_view import AgentView
+from rayrl.agent_workload import TicketWorkload
 from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources, weight_transport
 from rayrl.config.schema import Config
 from rayrl.errors import RoleFailed
@@ -96,22 +99,24 @@ def start_roles(
 ) -> Roles:
     """Starts all roles side by side; returns when every one of them has loaded its model. ``rollouts`` is where trajectories are kept,
     ``feedback`` the file of the judge's labels."""
-    start_s = config.deadlines.start_s
-    transport = weight_transport(config, mode, choose_engine(config.rollout)[0])
+    start_s, agent = config.deadlines.start_s, config.agent.env is not None
+    transport = "store" if agent else weight_transport(config, mode, choose_engine(config.rollout)[0])
     shared = {"config": config, "store": runtime.store}
-    buffer = runtime.start([RoleSpec("buffer", build_buffer, shared, concurrency=64, trace=False)], start_s)[0]
+    hold, roll = (agent_assembly.build_buffer, agent_assembly.build_env_worker) if agent else (build_buffer, build_rollout)
+    buffer = runtime.start([RoleSpec("buffer", hold, shared, concurrency=64, trace=False)], start_s)[0]
     judged = start_feedback(config, runtime, resources, feedback)
-    rollout = _specs(resources["rollout"], build_rollout, shared | {"buffer": buffer, "transport": transport}, concurrency=16, named=True)
+    told = {"annotator": judged.annotator} if agent and judged else {}
+    rollout = _specs(resources["rollout"], roll, shared | told | {"buffer": buffer, "transport": transport}, concurrency=16, named=True)
     rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
-    scorers = _specs(resources["scorer"], build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True)
-    learner = _specs(resources["learner"], build_learner, shared | {"transport": transport}, concurrency=1)
+    scorers = [] if agent else _specs(resources["scorer"], build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True)
+    learner = _specs(resources["learner"], build_learner, shared | told | {"transport": transport}, concurrency=1)
     reference = _specs(resources["reference"], build_reference, shared, concurrency=1) if needs_reference(config) else []
     address = runtime.reserve_address(replace(learner[0], name="rendezvous")) if len(learner) > 1 else ""
     learner = [
         replace(spec, kwargs=dict(spec.kwargs) | {"rank": i, "ranks": len(learner), "address": address}) for i, spec in enumerate(learner)
     ]
     keeping = shared | {"folder": rollouts, "buffer": buffer}
-    archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2)] if rollouts else []
+    archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2)] if rollouts and not agent else []
     groups = [rollout, scorers, learner, reference, archive]
     handles = iter(runtime.start([spec for group in groups for spec in group], start_s))
     engines, scoring, ranks, frozen, archives = ([next(handles) for _ in group] for group in groups)
@@ -130,12 +135,14 @@ def start_roles(
 
 def load_workload(config: Config, say: Callable[[str], None]) -> Workload:
     """What the policy is given to do. Raises `DataError` or `ModelError` before any role is started."""
+    if config.agent.env is not None:
+        return TicketWorkload(config)
     say("loading prompts")
     return PromptWorkload(config)
 
 
 def load_view(config: Config) -> View:
-    return LanguageView(config)
+    return LanguageView(config) if config.agent.env is None else AgentView(config)
 
 
 def build_buffer(config: Config, store: Store) -> Any:
@@ -194,16 +201,19 @@ def build_scorer(config: Config, store: Store, name: str, buffer: ReplayBuffer) 
     return RewardWorker(name, buffer, store, VerifierScorer(config.rewards.components, config.rewards), VERIFIERS)
 
 
-def build_learner(config: Config, store: Store, rank: int, ranks: int, address: str, transport: str) -> Any:
+def build_learner(config: Config, store: Store, rank: int, ranks: int, address: str, transport: str, annotator: Any = None) -> Any:
+    from rayrl.learner.networks import LanguageNetworks
+
+    build = LanguageNetworks if config.agent.env is None else agent_assembly.networks(config, annotator)
     if config.learner.backend == "torch":
         from rayrl.learner.torch import TorchLearner
 
-        return TorchLearner(config, store, transport=transport)
+        return TorchLearner(config, store, build=build, transport=transport)
     from rayrl.learner.deepspeed import DeepSpeedLearner
 
     host, _, port = (address or "127.0.0.1:0").rpartition(":")
     return DeepSpeedLearner(
-        config, store, rank=rank, world_size=ranks, master_addr=host, master_port=int(port) or free_port(), transport=transport
+        config, store, rank=rank, world_size=ranks, master_addr=host, master_port=int(port) or free_port(), build=build, transport=transport
     )
 
 
@@ -253,6 +263,7 @@ def _specs(
                 bundle=role.bundles[i] if role.bundles else None,
                 threads=role.threads,
                 cores=role.cores[i] if role.cores else (),
+                nice=role.nice,
                 concurrency=concurrency,
             )
         )

@@ -20,7 +20,7 @@ from rayrl.config.placement import Resources, RoleResources, bundles, placement_
 from rayrl.config.schema import Config
 from rayrl.config.sizes import ModelSize, longest_sequence, model_size, role_memory
 from rayrl.data.sources import TASK_PREFIX, load_rows
-from rayrl.envs.registry import load_env
+from rayrl.envs.registry import load_agent_env, load_env
 from rayrl.errors import RayrlError
 from rayrl.feedback.preflight import problems as feedback_problems
 from rayrl.machine import Machine, inspect_machine
@@ -58,7 +58,7 @@ def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
     roles = role_resources(config, resources.cpus, resources.gpus, cores=None if resources.declared else machine.cores)
     size = model_size(config.model.path)
     memory = role_memory(config, size, mode) if size else {}
-    engine, reason = usable_engine(config.rollout.engine)
+    engine, reason = usable_engine(config.rollout.engine) if config.agent.env is None else ("env workers", "each has a copy of the policy")
     problems = [
         *inconsistencies(config),
         *_placement_problems(config, mode, resources, roles),
@@ -85,7 +85,17 @@ def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
 
 def step_arithmetic(config: Config) -> dict[str, int]:
     """How big one learner step is; token counts are upper bounds, micro-batches those of sequences that are all as long as allowed."""
-    batch, learner = config.batch, config.learner
+    batch, learner, agent = config.batch, config.learner, config.agent
+    if agent.env is not None:
+        frames = agent.envs_per_worker * agent.fragment_length
+        return {
+            "fragments per step": batch.groups_per_step,
+            "frames per fragment": frames,
+            "frames per step": batch.groups_per_step * frames,
+            "optimiser updates per step": learner.epochs * learner.minibatches,
+            "frames of the run": config.run.steps * batch.groups_per_step * frames,
+            "fragments admitted and untrained, at most": (config.buffer.max_staleness + 1) * batch.groups_per_step,
+        }
     longest, trajectories = longest_sequence(config), batch.groups_per_step * batch.group_size
     updates = learner.epochs * learner.minibatches
     per_update = math.ceil(trajectories / (max(1, learner.ranks) * max(1, learner.minibatches)))
@@ -147,6 +157,8 @@ def _name_problems(config: Config) -> Iterator[str]:
     asked: list[Callable[[], Any]] = [partial(bind, name, c.verifier, c.args) for name, c in config.rewards.components.items()]
     if config.rollout.env is not None:
         asked.append(partial(load_env, config.rollout.env))
+    if config.agent.env is not None:
+        asked.append(partial(load_agent_env, config.agent.env))
     if config.data.source.startswith(TASK_PREFIX):
         asked.append(partial(load_rows, config.data, "train"))
     for ask in asked:
@@ -160,7 +172,12 @@ def _name_problems(config: Config) -> Iterator[str]:
 
 
 def _missing_packages(config: Config) -> list[str]:
-    wanted = ["ray", "torch", "transformers", *(["deepspeed"] if config.learner.backend == "deepspeed" else [])]
+    wanted = [
+        "ray",
+        "torch",
+        *(["transformers"] if config.agent.env is None else []),
+        *(["deepspeed"] if config.learner.backend == "deepspeed" else []),
+    ]
     missing = [name for name in wanted if not installed(name)]
     return [f"not installed: {', '.join(missing)} (run launch/setup.sh)"] if missing else []
 
@@ -169,7 +186,7 @@ def _notes(config: Config, mode: str, size: ModelSize | None, machine: Machine, 
     runs_code = [name for name, c in config.rewards.components.items() if c.verifier in SANDBOXED]
     if runs_code and not (sandbox := isolation()).complete:
         yield f"rewards.components.{runs_code[0]} runs what the model writes, here with {sandbox.describe()} ({MISSING_BUBBLEWRAP})"
-    if size is None:
+    if size is None and config.agent.env is None:
         yield f"memory is not estimated: no checkpoint folder {config.model.path} on this machine"
     if resources.declared:
         yield f"resources are those that placement.* declares; this machine has {len(machine.cores)} cores and {len(machine.gpus)} GPUs"
@@ -180,6 +197,8 @@ def _notes(config: Config, mode: str, size: ModelSize | None, machine: Machine, 
         fit = int(config.rollout.kv_cache_gib * 2**30 // per_sequence)
         if 0 < fit < config.rollout.max_running:
             yield f"the key/value cache holds {fit} full-length sequences of the {config.rollout.max_running} in rollout.max_running"
+    if config.agent.env is not None:
+        return
     step_bytes = step_arithmetic(config)["tokens per step, at most"] * BYTES_PER_TOKEN * (config.buffer.max_staleness + 1)
     if step_bytes > config.placement.object_store_mib * 2**20 and config.placement.ray_address is None:
         store = config.placement.object_store_mib

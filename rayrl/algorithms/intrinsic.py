@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from rayrl.algorithms.running_stats import RunningStats
 from rayrl.types import FloatArray, IntArray
 
 Hashes = NDArray[np.uint64]
@@ -56,33 +56,10 @@ def classification(probabilities: FloatArray, threshold: float) -> FloatArray:
     return (probabilities > threshold).astype(np.float32)
 
 
-def ranking(scores: FloatArray, moments: Moments, threshold: float) -> FloatArray:
+def ranking(scores: FloatArray, stats: RunningStats, threshold: float) -> FloatArray:
     """``z·1[z > threshold]`` of the normalised score ``z = (R - μ) / σ``; 0 where there is no score (NaN)."""
-    z = (scores.astype(np.float64) - moments.mean) / np.sqrt(moments.variance)
+    z = stats.normalize(scores)
     return np.where(z > threshold, z, 0.0).astype(np.float32)
-
-
-@dataclass
-class Moments:
-    """Running mean and variance over all frames seen, pooled batch by batch (Chan et al. 1979) from a prior of weight 1e-4."""
-
-    mean: float = 0.0
-    variance: float = 1.0
-    weight: float = 1e-4
-
-    def update(self, scores: FloatArray, frames: NDArray[np.int64]) -> None:
-        """Takes in ``scores`` [M], each seen in so many ``frames``; NaN is left out. Batches of fewer than two frames are ignored."""
-        known = np.isfinite(scores)
-        x, n = scores[known].astype(np.float64), frames[known].astype(np.float64)
-        count = float(n.sum())
-        if count < 2:
-            return
-        mean = float((n * x).sum() / count)
-        variance = float((n * (x - mean) ** 2).sum() / (count - 1))
-        total, shift = self.weight + count, mean - self.mean
-        spread = self.variance * self.weight + variance * count + shift**2 * self.weight * count / total
-        self.mean += shift * count / total
-        self.variance, self.weight = max(spread / total, 1e-12), total
 
 
 DIMENSIONS = 4096

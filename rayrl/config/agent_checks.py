@@ -38,6 +38,8 @@ def _intrinsic(config: Config) -> Iterator[str]:
     agent, intrinsic = config.agent, config.agent.intrinsic
     if intrinsic.kind == "cosine" and not intrinsic.goal:
         yield "agent.intrinsic.kind is cosine and agent.intrinsic.goal is empty: write the goal that texts are compared with"
+    if intrinsic.kind in LABELLED and config.feedback.judge == "none":
+        yield f"agent.intrinsic.kind is {intrinsic.kind} and feedback.judge is none: nobody would label anything; set feedback.judge"
     if intrinsic.kind == "none" and agent.extrinsic_coef == 0:
         yield "agent.extrinsic_coef is 0 and agent.intrinsic.kind is none: there is nothing to learn from; raise one of them"
     if intrinsic.kind == "none" and agent.separate_values:

@@ -14,6 +14,8 @@ from rayrl.algorithms import registry
 from rayrl.config.schema import Config, PlacementConfig
 from rayrl.errors import ConfigError
 
+ENV_WORKER_NICE = 5
+"""Env workers leave the cores to the learner, which everybody waits for."""
 ENGINE_SHARE, LEARNER_SHARE, REFERENCE_SHARE = 0.4, 0.4, 0.2
 """Fractions of one GPU that colocated roles reserve from Ray. They say who shares, not how much memory each may take."""
 
@@ -38,6 +40,8 @@ class RoleResources:
     """Index into `bundles` of each actor; empty for roles that live anywhere (they reserve nothing)."""
     processes: int = 0
     """Child processes, per actor."""
+    nice: int = 0
+    """How much the processes step back for others that share their cores."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ def weight_transport(config: Config, mode: str, engine: str) -> str:
     return "ipc" if mode == "colocated" else "nccl"
 
 
+def rollout_actors(config: Config) -> int:
+    """Engines of a language model, or env workers of an agent."""
+    return config.rollout.num_engines if config.agent.env is None else config.agent.workers
+
+
 def needs_reference(config: Config) -> bool:
     """Whether a frozen reference model is started: for a KL penalty, or for a loss that compares with it."""
     if config.algorithm.kl.coef != 0:
@@ -108,7 +117,8 @@ def role_resources(config: Config, cpus: int, gpus: float, *, cores: Sequence[in
     mode = placement_mode(config, gpus)
     heavy = _on_cpu(config, cpus, list(cores) if cores is not None else list(range(cpus))) if mode == "cpu" else _on_gpus(config, mode)
     scorer = RoleResources("scorer", 1, cpus=0.0, gpus=0.0, threads=1, processes=config.rewards.workers)
-    return [*heavy, scorer, RoleResources("buffer", 1, cpus=0.0, gpus=0.0, threads=1)]
+    scorers = [scorer] if config.agent.env is None else []  # an agent's rewards come with its fragments
+    return [*heavy, *scorers, RoleResources("buffer", 1, cpus=0.0, gpus=0.0, threads=1)]
 
 
 def bundles(roles: Sequence[RoleResources]) -> list[dict[str, float]]:
@@ -123,9 +133,9 @@ def bundles(roles: Sequence[RoleResources]) -> list[dict[str, float]]:
 
 
 def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
-    engines, ranks, references = config.rollout.num_engines, config.learner.ranks, config.reference.actors if needs_reference(config) else 0
+    engines, ranks, references = rollout_actors(config), config.learner.ranks, config.reference.actors if needs_reference(config) else 0
     asynchronous = config.buffer.max_staleness > 0
-    engine_threads = max(1, config.rollout.cpu_threads)
+    engine_threads = max(1, config.rollout.cpu_threads) if config.agent.env is None else 1
     free = max(1, cpus - engines * engine_threads) if asynchronous else cpus
     learner_threads = 1 if config.run.deterministic else config.learner.cpu_threads or max(1, free // ranks)
     beside = engines * engine_threads if asynchronous else cpus
@@ -144,7 +154,8 @@ def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
             continue
         pins = tuple(_pin(name, i, engine_threads, engines, cores) for i in range(count)) if separate else ()
         reserved = int(100 * threads * share) / 100  # rounded down, so that the sum never exceeds the machine
-        roles.append(RoleResources(name, count, max(reserved, 0.01), 0.0, threads, pins, tuple(range(bundle, bundle + count))))
+        nice = ENV_WORKER_NICE if name == "rollout" and config.agent.env is not None else 0
+        roles.append(RoleResources(name, count, max(reserved, 0.01), 0.0, threads, pins, tuple(range(bundle, bundle + count)), nice=nice))
         bundle += count
     return roles
 

@@ -9,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -18,11 +17,9 @@ from rayrl.config.schema import Config
 from rayrl.learner import snapshot
 from rayrl.learner.carriers import StoreCarrier, build_carrier
 from rayrl.learner.ema import Ema
-from rayrl.learner.forward import PolicyNet, build_inputs
 from rayrl.learner.group import Group
-from rayrl.learner.loading import compute_dtype
+from rayrl.learner.networks import Networks
 from rayrl.learner.trainable import MASTER, Trainable
-from rayrl.learner.trainer import Trainer
 from rayrl.protocols import Store
 from rayrl.sync import plan as weight_plan
 from rayrl.types import IntArray, LearnBatch, WeightUpdate
@@ -35,23 +32,20 @@ class LearnerBase:
         self,
         config: Config,
         store: Store,
+        networks: Networks,
         policy: Trainable,
         critic: Trainable | None,
         group: Group,
         device: torch.device,
-        tokenizer: Any,
         transport: str = "store",
     ) -> None:
         """``transport``: how exported weights travel, see `carriers.build_carrier`."""
-        self._config, self._group, self._device, self._tokenizer = config, group, device, tokenizer
+        self._config, self._networks, self._group, self._device = config, networks, group, device
         self._store, self._carrier = store, build_carrier(config, transport, store, group, device)
         self._exported: WeightUpdate | None = None
         self._policy, self._critic = policy, critic
-        self._net: PolicyNet = policy.net
-        self._dtype = compute_dtype(config.model)
         self._ema = Ema(policy, config.learner.ema_decay) if config.learner.ema_decay > 0 else None
-        decode = lambda token: tokenizer.decode([token], skip_special_tokens=True)
-        self._trainer = Trainer(config, store, policy, critic, self._ema, group, device, decode)
+        self._trainer = networks.trainer(config, store, policy, critic, self._ema, group, device)
         self._busy_s = 0.0
 
     def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> Mapping[str, float]:
@@ -61,7 +55,8 @@ class LearnerBase:
         report = self._trainer.step(batch, reference)
         elapsed = time.perf_counter() - begin
         self._busy_s += elapsed
-        return report | {"learner/tokens_per_s": report["learner/tokens"] / elapsed}
+        unit = self._trainer.unit
+        return report | {f"learner/{unit}_per_s": report[f"learner/{unit}"] / elapsed}
 
     def token_records(self) -> Any | None:
         """A store reference to what the last step knew of this rank's tokens (`learner.token_records`); None where nothing is kept."""
@@ -73,11 +68,11 @@ class LearnerBase:
         self._carrier.open(address, world_size)
 
     def export_weights(self, version: int, canary_token_ids: IntArray | None) -> WeightUpdate | None:
-        """Packs the policy bucket by bucket in `model.dtype`; rank 0 returns the update, others None."""
+        """Packs the policy bucket by bucket; rank 0 returns the update, others None."""
         begin = time.perf_counter()
-        canary = self._canary(canary_token_ids) if canary_token_ids is not None else None
-        tensors = dict(weight_plan.wire_items(self._net.model.named_parameters(), tied=self._tied))
-        layout = weight_plan.plan(((name, _shape(t), self._dtype) for name, t in tensors.items()), self._config.sync.bucket_mib * 2**20)
+        canary = self._networks.canary(canary_token_ids, self._device) if canary_token_ids is not None else None
+        tensors, dtype = self._networks.wire(), self._networks.wire_dtype
+        layout = weight_plan.plan(((name, _shape(t), dtype) for name, t in tensors.items()), self._config.sync.bucket_mib * 2**20)
         self._carrier.begin()
         for index, specs in groupby(layout.tensors, key=lambda spec: spec.bucket):
             with self._policy.gathered([f"model.{spec.name}" for spec in specs]):
@@ -111,7 +106,7 @@ class LearnerBase:
             with self._ema.swapped():
                 snapshot.write_part(folder, "ema", rank, size, ((n, {MASTER: v[MASTER]}) for n, v in self._policy.state()))
         if rank == 0:
-            snapshot.write_meta(folder, {"ranks": size, "updates": self._trainer.updates, "methods": self._trainer.assigner.state})
+            snapshot.write_meta(folder, {"ranks": size, "updates": self._trainer.updates, "methods": self._trainer.state})
 
     def load(self, folder: Path) -> None:
         """Continues from `save`. Raises `CheckpointError` for a folder that is incomplete or belongs to another model."""
@@ -123,13 +118,13 @@ class LearnerBase:
         self._restore(folder, "policy", self._policy, ranks, updates)
         if self._critic:
             self._restore(folder, "critic", self._critic, ranks, updates)
-        self._trainer.updates, self._trainer.assigner.state = updates, meta.get("methods", {})
+        self._trainer.updates, self._trainer.state = updates, meta.get("methods", {})
         state = snapshot.read_extra(folder, "policy", self._group.rank, ranks, "rng")
         if state is not None:
             torch.set_rng_state(state)
 
     def save_pretrained(self, folder: Path) -> None:
-        """A Hugging Face checkpoint with its tokenizer, written by rank 0; the moving average goes to ``folder/ema``."""
+        """The policy as its own kind is used elsewhere, written by rank 0; the moving average goes to ``folder/ema``."""
         folder = Path(folder)
         self._write_pretrained(folder)
         if self._ema:
@@ -140,20 +135,6 @@ class LearnerBase:
         """Seconds this rank was busy since it started, and its resident memory in bytes."""
         return {"busy_s": self._busy_s, "rss_bytes": float(psutil.Process().memory_info().rss)}
 
-    @property
-    def _tied(self) -> bool:
-        model = self._net.model
-        return model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-    @torch.no_grad()
-    def _canary(self, token_ids: IntArray) -> np.ndarray:
-        """float32[P-1]: log-probs of ``token_ids[1:]`` at temperature 1, from the compute weights that are exported."""
-        mask = np.ones(len(token_ids), np.bool_)
-        mask[0] = False
-        inputs = build_inputs([np.asarray(token_ids)], [mask], packed=self._config.learner.packing, device=self._device)
-        logprobs, _ = self._net(inputs, temperature=1.0)
-        return logprobs.float().cpu().numpy()
-
     def _restore(self, folder: Path, part: str, trainable: Trainable, ranks: int, updates: int) -> None:
         state = snapshot.read_part(folder, part, ranks)
         snapshot.check_parameters(state, {n: _shape(p) for n, p in trainable.net.named_parameters()}, folder)
@@ -163,10 +144,9 @@ class LearnerBase:
         state: dict[str, Tensor] = {}
         for name, values in self._policy.state():  # producing an item is a collective call, keeping it is not
             if self._group.rank == 0:
-                state[name.removeprefix("model.")] = values[MASTER].to(self._dtype).cpu()
+                state[name.removeprefix("model.")] = values[MASTER].to(self._networks.wire_dtype).cpu()
         if self._group.rank == 0:
-            self._net.model.save_pretrained(folder, state_dict=state)
-            self._tokenizer.save_pretrained(folder)
+            self._networks.write(folder, state)
 
 
 def _shape(parameter: Tensor) -> torch.Size:

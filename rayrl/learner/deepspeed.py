@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from datetime import timedelta
 from io import StringIO
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rayrl.config.schema import Config
 from rayrl.learner.base import LearnerBase
 from rayrl.learner.loading import compute_dtype
-from rayrl.learner.networks import build_networks, set_up_torch
+from rayrl.learner.networks import LanguageNetworks, Networks, set_up_torch
 from rayrl.learner.trainable import MASTER, MOMENTS, adamw, load_moments
 from rayrl.protocols import Store
 
@@ -59,9 +59,10 @@ class DeepSpeedLearner(LearnerBase):
         world_size: int,
         master_addr: str,
         master_port: int,
+        build: Callable[[Config], Networks] = LanguageNetworks,
         transport: str = "store",
     ) -> None:
-        """Joins the group and loads the networks. Waits for the other ranks, here and later, at most `deadlines.learn_s`."""
+        """Joins the group and makes the networks (``build``). Waits for the other ranks, here and later, at most `deadlines.learn_s`."""
         device = set_up_torch(config)
         os.environ |= {
             "RANK": str(rank),
@@ -76,15 +77,15 @@ class DeepSpeedLearner(LearnerBase):
             timeout=timedelta(seconds=config.deadlines.learn_s),
             verbose=False,
         )
-        policy, critic, tokenizer = build_networks(config)
+        networks = build(config)
         super().__init__(
             config,
             store,
-            DeepSpeedTrainable(policy, config, world_size),
-            DeepSpeedTrainable(critic, config, world_size) if critic else None,
+            networks,
+            DeepSpeedTrainable(networks.policy, config, world_size),
+            DeepSpeedTrainable(networks.critic, config, world_size) if networks.critic else None,
             DistributedGroup(rank, world_size, device),
             device,
-            tokenizer,
             transport,
         )
 

@@ -65,6 +65,8 @@ class _Step:
 class Trainer:
     """The step logic of one rank. ``updates`` counts optimiser updates: the position in the learning-rate schedule."""
 
+    unit = "tokens"
+
     def __init__(
         self,
         config: Config,
@@ -91,6 +93,15 @@ class Trainer:
         self.updates = 0
         self.token_records: pa.RecordBatch | None = None
         """Of the last step (`learner.token_records`); None where trajectories are not kept."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the method itself remembers between steps; JSON-able."""
+        return self.assigner.state
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self.assigner.state = state
 
     def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> dict[str, float]:
         """Trains on ``batch`` and returns global metrics; a batch in which nothing may be trained on changes nothing."""

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,10 @@ from rayrl.errors import DeadlineExceeded
 from rayrl.protocols import ReplayBuffer, Store
 from rayrl.rollout.episodes import Episode
 from rayrl.rollout.stats import RolloutStats
-from rayrl.types import GroupInfo, IntArray, PromptTask, Trajectory
+from rayrl.types import GroupInfo, IntArray, PromptTask, RewardRecord, Trajectory
+
+Records = Sequence[Sequence[RewardRecord]]
+"""One list of records per sample of a group."""
 
 LEASE_WAIT_S = 1.0
 """Long poll: how long the buffer may hold an unanswerable lease request. Also the most that closing waits for it."""
@@ -108,20 +112,35 @@ class LeaseLane(_Lane):
         self._wake.set()
 
 
+class Packed(NamedTuple):
+    """A finished group, ready to be announced."""
+
+    info: GroupInfo
+    records: Records | None = None
+    """Rewards that come with it; None where scorers give them."""
+
+
 class PublishLane(_Lane):
     """Turns finished groups into Arrow batches in the store and announces all that are ready in one call to the buffer."""
 
     def __init__(
-        self, buffer: ReplayBuffer, store: Store, worker: str, decode: Callable[[IntArray], str], stats: RolloutStats, call_s: float
+        self,
+        buffer: ReplayBuffer,
+        worker: str,
+        pack: Callable[[Any], Packed],
+        stats: RolloutStats,
+        call_s: float,
+        on_refused: Callable[[Any], None] = lambda item: None,
     ) -> None:
+        """``on_refused``: told of each item that the buffer did not take."""
         super().__init__(f"{worker}-publish", call_s)
-        self._buffer, self._store, self._worker, self._decode, self._stats = buffer, store, worker, decode, stats
-        self._queue: SimpleQueue[Sequence[Episode] | tuple[int, str] | None] = SimpleQueue()
+        self._buffer, self._worker, self._pack, self._stats, self._on_refused = buffer, worker, pack, stats, on_refused
+        self._queue: SimpleQueue[Any] = SimpleQueue()
         encode([])  # pyarrow imports pandas at its first conversion, seconds that the first group must not pay
 
-    def put(self, episodes: Sequence[Episode]) -> None:
-        """A finished group."""
-        self._queue.put(episodes)
+    def put(self, finished: Any) -> None:
+        """A finished group, as ``pack`` takes it."""
+        self._queue.put(finished)
 
     def fail(self, ordinal: int, error: BaseException) -> None:
         """Gives a prompt back to the buffer: this attempt failed."""
@@ -150,17 +169,29 @@ class PublishLane(_Lane):
             for item in items:
                 if isinstance(item, tuple):
                     self._buffer.fail_prompts(self._worker, [item[0]], item[1])
-            groups = [self._store_group(item) for item in items if isinstance(item, list)]
-            if groups:
-                accepted = self._buffer.put_groups(self._worker, groups)
-                self._stats.add(groups=len(groups), groups_refused=len(groups) - sum(accepted))
+            finished = [item for item in items if item is not None and not isinstance(item, tuple)]
+            if finished:
+                packed = [self._pack(item) for item in finished]
+                records = {p.info.ordinal: p.records for p in packed if p.records is not None}
+                accepted = self._buffer.put_groups(self._worker, [p.info for p in packed], *([records] if records else []))
+                self._stats.add(groups=len(packed), groups_refused=len(packed) - sum(accepted))
+                for item, taken in zip(finished, accepted, strict=True):
+                    if not taken:
+                        self._on_refused(item)
             if ending:
                 return
 
-    def _store_group(self, episodes: Sequence[Episode]) -> GroupInfo:
+
+class EpisodePacker:
+    """Finished episodes of one prompt; their rewards come later."""
+
+    def __init__(self, store: Store, decode: Callable[[IntArray], str]) -> None:
+        self._store, self._decode = store, decode
+
+    def __call__(self, episodes: Sequence[Episode]) -> Packed:
         trajectories = [e.trajectory(self._decode) for e in episodes]
         batch = encode(trajectories)
-        return group_info(trajectories, self._store.offer(batch), batch.nbytes)
+        return Packed(group_info(trajectories, self._store.offer(batch), batch.nbytes))
 
 
 def group_info(trajectories: Sequence[Trajectory], payload: object, nbytes: int) -> GroupInfo:

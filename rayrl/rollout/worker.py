@@ -19,14 +19,15 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from rayrl.errors import DeadlineExceeded, RoleFailed
 from rayrl.protocols import Engine, ReplayBuffer, Store, TextEnv
+from rayrl.rollout.commands import Commands
 from rayrl.rollout.episodes import Episode
-from rayrl.rollout.lanes import LeaseLane, PublishLane
+from rayrl.rollout.lanes import EpisodePacker, LeaseLane, PublishLane
 from rayrl.rollout.stats import RolloutStats
 from rayrl.telemetry.spans import Burst, SpanRecorder
 from rayrl.types import FloatArray, GenerationResult, IntArray, Prompt, PromptTask, SyncReport, Trajectory, WeightUpdate
@@ -78,14 +79,13 @@ class RolloutWorker:
         self.spans = SpanRecorder(name)
         self._burst = Burst(self.spans, "generate")
         self._stopping = threading.Event()
-        self._closed = False
         self._ended = threading.Event()
         self._wake = threading.Event()
-        self._commands: SimpleQueue[tuple[Callable[[], Any], Future]] = SimpleQueue()
+        self._commands = Commands(f"rollout worker {name}", self._wake)
         self._observed: SimpleQueue[tuple[Episode, tuple[str | None, bool] | BaseException]] = SimpleQueue()
         self._env_pool = ThreadPoolExecutor(env_threads, f"{name}-env") if env_factory and not lease_all else None
         self._leases = LeaseLane(buffer, name, index, self._wake, call_s)
-        self._publish = PublishLane(buffer, store, name, decode, self._stats, call_s)
+        self._publish = PublishLane(buffer, name, EpisodePacker(store, decode), self._stats, call_s)
         self._group_size = 0
         self._groups: dict[str, _Group] = {}
         self._episodes: dict[str, Episode] = {}
@@ -101,7 +101,7 @@ class RolloutWorker:
         self._publish.start()
         try:
             while not self._stopping.is_set():
-                self._execute_commands()
+                self._commands.execute()
                 self._leases.check()
                 self._publish.check()
                 self._start_leased()
@@ -143,11 +143,11 @@ class RolloutWorker:
 
         if not self._leases.started:  # a replacement gets its weights before its loop starts: nobody else uses the engine yet
             return load()
-        return self._between_steps("weight update", load, self._sync_s)
+        return self._commands.call("weight update", load, self._sync_s)
 
     def join_transfer(self, address: str, rank_offset: int, world_size: int, buffer_bytes: int) -> None:
         """See `AsyncVllmEngine.join_transfer`."""
-        self._between_steps(
+        self._commands.call(
             "joining the weight transfer", lambda: self._engine.join_transfer(address, rank_offset, world_size, buffer_bytes), self._sync_s
         )
 
@@ -159,11 +159,11 @@ class RolloutWorker:
         if not tasks:
             return []
         job = _Job(len(tasks))
-        self._between_steps("evaluation", lambda: self._start_job(job, tasks), timeout_s)
+        self._commands.call("evaluation", lambda: self._start_job(job, tasks), timeout_s)
         try:
             groups = job.done.result(timeout=timeout_s)
         except FutureTimeout:
-            self._between_steps("abort of an evaluation", lambda: self._abandon(job), self._call_s)
+            self._commands.call("abort of an evaluation", lambda: self._abandon(job), self._call_s)
             raise DeadlineExceeded(
                 f"evaluation on {self.name}: {job.missing} of {len(tasks)} prompts unfinished after {timeout_s:.0f} s",
                 "raise deadlines.generate_s or shorten rollout.sampling.max_tokens",
@@ -171,51 +171,23 @@ class RolloutWorker:
         return [episode.trajectory(self._decode) for group in groups for episode in group]
 
     def reseed(self, seed: int) -> None:
-        self._between_steps("reseed", lambda: self._engine.reseed(seed), self._call_s)
+        self._commands.call("reseed", lambda: self._engine.reseed(seed), self._call_s)
 
     def sleep(self) -> int:
         """Hands the engine's device memory over; returns the bytes freed (measured). Only while nothing runs."""
-        return self._between_steps("sleep", self._engine.sleep, self._sync_s)
+        return self._commands.call("sleep", self._engine.sleep, self._sync_s)
 
     def wake(self) -> None:
         """Takes the memory back; a weight update must follow before anything is generated."""
-        self._between_steps("wake", self._engine.wake, self._sync_s)
+        self._commands.call("wake", self._engine.wake, self._sync_s)
 
     def logprobs(self, token_ids: IntArray) -> FloatArray:
         """See `Engine.logprobs`."""
-        return self._between_steps("log-probs", lambda: self._engine.logprobs(token_ids), self._call_s)
+        return self._commands.call("log-probs", lambda: self._engine.logprobs(token_ids), self._call_s)
 
     def stats(self) -> Mapping[str, float]:
         """Counters since the start, seconds by activity, and gauges: see `RolloutStats`."""
         return self._stats.snapshot() | {"running": float(self._engine.num_running), "version": float(self._engine.version)}
-
-    def _between_steps(self, what: str, call: Callable[[], T], timeout_s: float) -> T:
-        future: Future = Future()
-        self._commands.put((call, future))
-        self._wake.set()
-        if self._closed:
-            self._reject_commands()
-        try:
-            return future.result(timeout=timeout_s)
-        except TimeoutError:
-            if future.cancel() or not future.done():
-                raise DeadlineExceeded(
-                    f"{what} waited {timeout_s:.0f} s for rollout worker {self.name}", "its loop is not running, or an engine step is stuck"
-                ) from None
-            raise
-
-    def _execute_commands(self) -> None:
-        while True:
-            try:
-                call, future = self._commands.get_nowait()
-            except Empty:
-                return
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(call())
-            except Exception as error:  # belongs to the caller, who is waiting for it
-                future.set_exception(error)
 
     # ---- training episodes -------------------------------------------------------------------------------------------
 
@@ -344,8 +316,7 @@ class RolloutWorker:
     # ---- end ---------------------------------------------------------------------------------------------------------
 
     def _shut_down(self) -> None:
-        self._closed = True
-        self._reject_commands()
+        self._commands.close()
         for job in self._jobs:
             job.done.set_exception(RoleFailed(f"rollout worker {self.name} stopped", "the evaluation was cut short"))
         if self._env_pool is not None:
@@ -355,15 +326,6 @@ class RolloutWorker:
             self._publish.close()
         finally:
             self._ended.set()
-
-    def _reject_commands(self) -> None:
-        while True:
-            try:
-                _, future = self._commands.get_nowait()
-            except Empty:
-                return
-            if future.set_running_or_notify_cancel():
-                future.set_exception(RoleFailed(f"rollout worker {self.name} has stopped", "it takes no more calls"))
 
 
 class _Group:

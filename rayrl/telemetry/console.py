@@ -51,6 +51,18 @@ LANGUAGE_COLUMNS = (
     Column("length", "length", 6, "{:.0f}".format, "", 7),
     Column("seconds", "s", 5, "{:.1f}".format, "", 4),
 )
+AGENT_COLUMNS = (
+    Column("step", "step", 9, str, "dim"),
+    Column("return", "return", 7, "{:.3f}".format, "bold"),
+    Column("success", "success", 7, percent, "green", 2),
+    Column("intrinsic", "intr.", 7, "{:.4f}".format, "", 3),
+    Column("frames_per_s", "frm/s", 6, short, "", 1),
+    Column("staleness", "stale", 5, "{:.1f}".format, "", 6),
+    Column("mismatch", "mismatch", 8, "{:.4f}".format, "", 5),
+    Column("entropy", "entropy", 7, "{:.3f}".format, "", 4),
+    Column("length", "length", 6, "{:.0f}".format, "", 8),
+    Column("seconds", "s", 5, "{:.2f}".format, "", 7),
+)
 _BOUND_WIDTH = 34
 
 

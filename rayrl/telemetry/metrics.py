@@ -64,9 +64,11 @@ METRICS: dict[str, Metric] = {
     "learner/padding_share": Metric("", "Padding among the tokens computed"),
     "learner/busy_s": Metric("s", "Seconds the learner computed"),
     "learner/wait_s": Metric("s", "Seconds the learner waited for a batch"),
+    "learner/frames": Metric("frames", "Frames computed (environment agents)"),
+    "learner/frames_per_s": Metric("frames/s", "Frames computed per second of learner work (environment agents)"),
     "learner/tokens_per_s": Metric("tokens/s", "Tokens computed per second of learner work"),
     "reference/busy_s": Metric("s", "Seconds the reference model computed"),
-    "rollout/tokens": Metric("tokens", "Action tokens sampled in the step"),
+    "rollout/tokens": Metric("tokens", "Action tokens (of an environment agent: frames) sampled in the step"),
     "rollout/tokens_per_s": Metric("tokens/s", "Action tokens sampled per second of the step"),
     "rollout/length_mean_tokens": Metric("tokens", "Mean action tokens of a trajectory"),
     "rollout/length_max_tokens": Metric("tokens", "Longest trajectory in action tokens"),
@@ -130,7 +132,7 @@ METRICS: dict[str, Metric] = {
     "buffer/results_refused_count": Metric("groups", "Results that came second or too late"),
     "buffer/staleness_mean_versions": Metric("versions", "Mean staleness of all groups trained"),
     "step/total_s": Metric("s", "One step, end to end"),
-    "step/tokens_per_s": Metric("tokens/s", "Action tokens trained on per second of the whole step"),
+    "step/tokens_per_s": Metric("tokens/s", "Action tokens (of an environment agent: frames) trained on per second of the whole step"),
     "step/generate_wait_s": Metric("s", "The driver's wait for a batch"),
     "step/learn_s": Metric("s", "The driver's wait for the learner"),
     "step/sync_s": Metric("s", "The driver's wait for the weight update"),
@@ -145,6 +147,11 @@ METRICS: dict[str, Metric] = {
 }
 
 FAMILIES: dict[str, Metric] = {
+    "episode/": Metric(
+        "", "Environment agents: mean over the last 100 finished episodes: return, length (steps), and what the environment counts"
+    ),
+    "intrinsic/": Metric("", "Environment agents: version and number of labels, share of frames with one, share whose rating changed"),
+    "agent/": Metric("", "Environment agents: frames trained on and episodes finished"),
     "reward/": Metric("", "Mean of one reward component over the batch: reward/<component>"),
     "method/": Metric("", "What a method shows of itself: quantiles, targets, selected shares (algorithms/)"),
     "eval/": Metric("", "Evaluation on held-out prompts: eval/<task>/<quantity>"),

@@ -91,6 +91,7 @@ AGENT_CASES = [
     ("learner.ema_decay", ["learner.ema_decay=0.9"]),
     ("learner.ranks is 2", ["learner.ranks=2"]),
     ("agent.intrinsic.goal is empty", ["agent.intrinsic.kind=cosine"]),
+    ("nobody would label", ["agent.intrinsic.kind=retrieval"]),
     ("nothing to learn from", ["agent.extrinsic_coef=0"]),
     ("second value head", ["agent.separate_values=true"]),
     ("did you mean 'retrieval'?", ["agent.intrinsic.kind=retreival"]),

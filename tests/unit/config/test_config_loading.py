@@ -174,5 +174,6 @@ def test_every_profile_fits_a_recipe(profile):
 def test_every_algorithm_has_a_recipe_that_names_it():
     from rayrl.algorithms.registry import PRESETS
 
-    named = {load(name, ["data.source=x.jsonl"]).config.algorithm.name for name in RECIPES}
+    recipes = [load(name, ["data.source=x.jsonl"] if name == "gsm8k" else []).config for name in RECIPES]
+    named = {config.algorithm.name for config in recipes if config.agent.env is None}
     assert named == set(PRESETS)

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayrl.learner.networks import build_networks
+from rayrl.learner.networks import LanguageNetworks
 from rayrl.learner.trainable import TorchTrainable
-from rayrl.learner.trainer import Trainer
 
 LIMIT_S = 60
 
@@ -65,18 +64,18 @@ def train_ranks(
     built = []
     for _ in range(ranks):  # one after the other: loading a model is not safe in threads
         torch.manual_seed(config.run.seed)
-        built.append(build_networks(config))
+        built.append(LanguageNetworks(config))
 
     def run(rank: int):
-        group, (policy, critic, tokenizer) = ThreadGroup(rank, meeting), built[rank]
-        nets = [SummedTrainable(net, config.learner.optim, torch.device("cpu")) if net else None for net in (policy, critic)]
+        group, networks = ThreadGroup(rank, meeting), built[rank]
+        policy = networks.policy
+        nets = [SummedTrainable(net, config.learner.optim, torch.device("cpu")) if net else None for net in (policy, networks.critic)]
         for net in nets:
             if net:
                 net.group = group
-        decode = lambda token: tokenizer.decode([token], skip_special_tokens=True)
-        trainer = Trainer(config, store, nets[0], nets[1], None, group, torch.device("cpu"), decode)
+        trainer = networks.trainer(config, store, nets[0], nets[1], None, group, torch.device("cpu"))
         reports = [trainer.step(batch, reference(batch) if reference else None) for batch in batches]
-        return {name: p.detach().clone() for name, p in policy.named_parameters()}, reports, trainer.assigner.state
+        return {name: p.detach().clone() for name, p in policy.named_parameters()}, reports, trainer.state
 
     with ThreadPoolExecutor(ranks) as pool:
         results = list(pool.map(run, range(ranks), timeout=4 * LIMIT_S))

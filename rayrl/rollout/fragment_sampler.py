@@ -1,0 +1,108 @@
+"""Fragments from K environments and a policy: T steps at a time, without a buffer and without threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayrl.agent_types import EpisodeRecord, Fragment
+from rayrl.protocols import Sampler
+from rayrl.rollout.agent_engine import AgentEngine
+from rayrl.types import VersionSpan
+
+
+class FragmentSampler:
+    """Episodes go on from one fragment to the next; so does the recurrent state."""
+
+    def __init__(self, sampler: Sampler, engine: AgentEngine, steps: int) -> None:
+        """Resets the environments. ``steps``: T."""
+        self._sampler, self._engine, self._steps = sampler, engine, steps
+        self.restart()
+
+    def restart(self) -> None:
+        """Drops the running episodes and begins new ones."""
+        self._sampler.reset()
+        self._state = self._engine.net.initial_state(self._sampler.num_envs)
+
+    def collect(self, ordinal: int) -> Fragment:
+        """The next T steps of every environment, as the answer to ticket ``ordinal``."""
+        sampler, steps, envs = self._sampler, self._steps, self._sampler.num_envs
+        rows = sampler.spec.zeros(steps + 1, envs)
+        actions = np.zeros((steps, envs), np.int16)
+        logprobs, rewards = np.zeros((steps, envs), np.float32), np.zeros((steps, envs), np.float32)
+        terminated, truncated = np.zeros((steps, envs), np.bool_), np.zeros((steps, envs), np.bool_)
+        hashes, counts = np.zeros((steps, envs), np.uint64), np.zeros((steps, envs), np.int32)
+        finals: list[tuple[int, int, Mapping[str, np.ndarray]]] = []
+        episodes: list[EpisodeRecord] = []
+        first, present = self._state.numpy().copy(), self._present()
+        for t in range(steps):
+            for name, array in sampler.observations().items():
+                rows[name][t] = array
+            hashes[t], counts[t] = sampler.message_hash, sampler.message_count
+            choice = self._engine.act(present, self._state)
+            actions[t], logprobs[t] = choice.actions, choice.logprobs
+            result = sampler.step(choice.actions)
+            rewards[t], terminated[t], truncated[t] = result.rewards, result.terminated, result.truncated
+            self._state = choice.state
+            ended = terminated[t] | truncated[t]
+            if ended.any():
+                self._state = torch.where(torch.from_numpy(ended).unsqueeze(-1), 0.0, choice.state)
+                finals += [(t, k, result.last_observations[k]) for k in np.flatnonzero(truncated[t]).tolist()]
+                episodes += result.episodes
+        for name, array in sampler.observations().items():
+            rows[name][steps] = array
+        return Fragment(
+            ordinal=ordinal,
+            observations=rows,
+            state=first,
+            actions=actions,
+            logprobs=logprobs,
+            rewards=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            final_steps=np.array([t for t, _, _ in finals], np.int32),
+            final_envs=np.array([k for _, k, _ in finals], np.int32),
+            final_observations=self._stacked([o for _, _, o in finals]),
+            message_hash=hashes,
+            message_count=counts,
+            version_spans=(VersionSpan(self._engine.version, 0, steps),),
+            texts=sampler.take_texts(),
+            episodes=tuple(episodes),
+        )
+
+    def play(self, episodes: int, *, greedy: bool) -> list[EpisodeRecord]:
+        """Whole episodes from fresh starts, then a fresh start for what follows. Each environment plays its share of ``episodes``, so
+        that short episodes are not preferred."""
+        envs = self._sampler.num_envs
+        wanted = [episodes // envs + (k < episodes % envs) for k in range(envs)]
+        found: list[EpisodeRecord] = []
+        self.restart()
+        present = self._present()
+        while any(wanted):
+            choice = self._engine.act(present, self._state, greedy=greedy)
+            result = self._sampler.step(choice.actions)
+            ended = torch.from_numpy(result.terminated | result.truncated).unsqueeze(-1)
+            self._state = torch.where(ended, 0.0, choice.state)
+            for episode in result.episodes:
+                if wanted[episode.env]:
+                    wanted[episode.env] -= 1
+                    found.append(episode)
+        self.restart()
+        return sorted(found, key=lambda e: (e.env, e.episode))
+
+    def close(self) -> None:
+        self._sampler.close()
+
+    def _present(self) -> dict[str, torch.Tensor]:
+        """Tensors over the sampler's own buffers: each step overwrites them in place."""
+        return {name: torch.from_numpy(array) for name, array in self._sampler.observations().items()}
+
+    def _stacked(self, observations: list[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+        arrays = self._sampler.spec.zeros(len(observations))
+        for name, array in arrays.items():
+            for row, observation in zip(array, observations, strict=True):
+                row[...] = observation[name]
+        return arrays

@@ -1,0 +1,149 @@
+"""The learner of environment agents: it learns, it repeats itself, it goes on exactly, and without intrinsic weight it is plain PPO."""
+
+import numpy as np
+import pytest
+import torch
+from agent_cases import batch, config, learner, sampler, train, update
+
+from rayrl.annotations import LabelSnapshot
+from rayrl.data.fragment_arrow import decode
+from rayrl.errors import WeightSyncError
+from rayrl.learner.intrinsic import Cosine, Retrieval
+
+
+def weights(learning) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in learning._networks.wire().items()}
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("credit", ["vtrace", "gae"])
+def test_two_runs_of_one_seed_are_the_same_bit_for_bit(credit):
+    runs = [train(config(f"agent.credit={credit}", "learner.minibatches=2", "learner.epochs=2"), 3) for _ in range(2)]
+    assert same(weights(runs[0][0]), weights(runs[1][0]))
+    assert [{k: v for k, v in r.items() if not k.endswith("_per_s")} for r in runs[0][1]] == [
+        {k: v for k, v in r.items() if not k.endswith("_per_s")} for r in runs[1][1]
+    ]
+
+
+@pytest.mark.parametrize("kind", ["count", "cosine"])
+def test_without_weight_an_intrinsic_reward_changes_nothing(kind):
+    plain, _ = train(config("agent.credit=gae"), 4)
+    unweighted, _ = train(config("agent.credit=gae", f"agent.intrinsic={{kind: {kind}, coef: 0.0, goal: deeper}}"), 4)
+    assert same(weights(plain), weights(unweighted))
+    weighted, _ = train(config("agent.credit=gae", f"agent.intrinsic={{kind: {kind}, coef: 1.0, goal: deeper}}"), 4)
+    assert not same(weights(plain), weights(weighted))
+
+
+def test_a_resumed_learner_goes_on_as_if_nothing_had_happened(tmp_path):
+    made = config("agent.intrinsic={kind: cosine, goal: unlock}", "agent.separate_values=true", "learner.minibatches=2")
+    playing, first = sampler(made), learner(made)
+    update(first, playing, 0)
+    batches = [batch(i, [playing.collect(2 * i), playing.collect(2 * i + 1)]) for i in range(4)]
+    for b in batches[:2]:
+        first.step(b, None)
+    first.save(tmp_path)
+    second = learner(made)
+    second.load(tmp_path)
+    reports = [[dict(each.step(b, None)) for b in batches[2:]] for each in (first, second)]
+    for report in (r for part in reports for r in part):
+        report.pop("learner/frames_per_s")
+    assert reports[0] == reports[1] and same(weights(first), weights(second))
+
+
+def test_on_policy_the_learner_computes_what_the_worker_computed():
+    _, reports = train(config(), 3)
+    assert max(r["mismatch/abs_max"] for r in reports) < 1e-4
+
+
+def test_an_agent_learns_the_short_chain_from_its_own_reward():
+    made = config("agent.env_args={length: 2, max_steps: 12}", "learner.optim.lr=0.005", "run.steps=80")
+    _, reports = train(made, 80)
+    assert reports[-1]["episode/success"] > 0.8 > reports[5]["episode/success"]
+
+
+def test_weights_that_do_not_fit_are_refused_and_right_ones_are_proven():
+    made = config()
+    learning, playing = learner(made), sampler(made)
+    assert update(learning, playing, 1).canary_gap < 1e-6
+    with pytest.raises(WeightSyncError, match="does not fit"):
+        update(learner(config("agent.network.hidden=32")), playing, 2)
+
+
+class Answered:
+    def __init__(self, value, ready=True):
+        self.value, self.ready = value, ready
+
+    def wait(self, timeout_s):
+        return self.ready
+
+    def result(self, timeout_s):
+        return self.value
+
+
+def test_labels_are_taken_when_they_come_and_never_waited_for():
+    hashes, frames = np.array([3, 5, 9], np.uint64), np.array([2, 1, 1])
+    answers = [Answered(None), Answered(LabelSnapshot(4, np.array([5, 9], np.uint64), np.array([1, 0], np.float32)), ready=False)]
+    asked = []
+    source = Retrieval(lambda newer: asked.append(newer) or answers[len(asked) - 1])
+    for ready in (False, True):
+        source.refresh({})
+        assert source.rate(hashes, frames).tolist() == [0, 0, 0] and source.metrics()["intrinsic/version"] == -1
+        source.refresh({})
+        answers[1].ready = ready
+    source.refresh({})
+    assert source.rate(hashes, frames).tolist() == [0, 1, 0]
+    found = source.metrics()
+    assert (found["intrinsic/version"], found["intrinsic/labelled_share"], found["intrinsic/changed_share"]) == (4, 0.5, 0.25)
+
+
+def test_a_dead_annotator_leaves_the_labels_that_are_there():
+    class Dead(Answered):
+        def result(self, timeout_s):
+            raise RuntimeError("gone")
+
+    known = LabelSnapshot(1, np.array([5], np.uint64), np.array([1], np.float32))
+    answers = iter([Answered(known), Dead(None), Answered(None), Answered(None)])
+    source = Retrieval(lambda newer: next(answers))
+    for _ in range(3):
+        source.refresh({})
+        assert source.rate(np.array([5], np.uint64), np.array([1])).tolist() == [1]
+    assert source.metrics()["intrinsic/lost_count"] == 1
+
+
+def test_texts_are_rated_once_and_unknown_ones_are_worth_nothing():
+    source = Cosine("You kill the newt", 0.1)
+    source.refresh({1: b"You kill the jackal!", 2: b"There is a fountain here."})
+    rated = source.rate(np.array([1, 2, 3], np.uint64), np.ones(3, np.int64))
+    assert rated[0] > 0.3 and rated[1] == rated[2] == 0
+    again = Cosine("You kill the newt", 0.1)
+    again.state = source.state
+    assert again.rate(np.array([1, 2, 3], np.uint64), np.ones(3, np.int64)).tolist() == rated.tolist()
+
+
+def test_a_fragment_of_the_sampler_says_what_happened():
+    """Starts, truncations and their real last observations, counts and recurrent state, against a replay by hand."""
+    made = config()
+    playing = sampler(made)
+    fragments = [playing.collect(i) for i in range(6)]
+    assert sum(len(f.episodes) for f in fragments) > 8
+    for f, following in zip(fragments, [*fragments[1:], None], strict=True):
+        ended = f.terminated | f.truncated
+        assert not (f.terminated & f.truncated).any()
+        assert [(e.env) for e in f.episodes] == [k for t in range(f.steps) for k in np.flatnonzero(ended[t])]
+        assert list(zip(f.final_steps, f.final_envs, strict=True)) == list(zip(*np.nonzero(f.truncated), strict=True))
+        observed = {name: torch.from_numpy(array[: f.steps].copy()) for name, array in f.observations.items()}
+        starts = torch.from_numpy(np.concatenate([np.zeros((1, f.envs), bool), ended[:-1]]))
+        with torch.no_grad():
+            logprobs, _, states = playing._engine.net(observed, torch.from_numpy(f.state.copy()), starts)
+        chosen = logprobs.gather(-1, torch.from_numpy(f.actions.astype(np.int64)).unsqueeze(-1)).squeeze(-1)
+        np.testing.assert_allclose(chosen.numpy(), f.logprobs, atol=1e-5)
+        if following is not None:
+            np.testing.assert_allclose(following.state, np.where(ended[-1][:, None], 0, states[-1].numpy()), atol=1e-5)
+        assert (f.message_count >= 1).all() and (f.message_count[1:][ended[:-1]] == 1).all()
+        if len(f.final_steps):
+            t, k = f.final_steps[0], f.final_envs[0]
+            assert f.final_observations["left"][0, 0] == 0 and f.observations["left"][t + 1, k, 0] == 1
+        assert decode(b := batch(0, [f]).groups[0].info.payload).frames == f.frames and b.nbytes > 0
