@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Feedback:
         self._last: dict[str, float] = {}
         if judges is not None:
             judges.on_back = lambda handle: self._tell_judges()
+            annotator.on_back = lambda handle: handle.submit("use_judges", judges.handles)
 
     @property
     def handles(self) -> list[Handle]:
@@ -42,7 +44,7 @@ class Feedback:
 
     @property
     def restarts(self) -> int:
-        return sum(self._annotators.restarts)
+        return self._annotators.restarts
 
     def run(self) -> None:
         for pool in self._pools():
@@ -60,7 +62,7 @@ class Feedback:
     def stats(self) -> dict[str, float]:
         """Metrics ``feedback/...``; the last ones known while the annotator does not answer."""
         try:
-            self._last = dict(self._annotators.handles[0].submit("stats").result(self._call_s))
+            self._last = dict(self.annotator.submit("stats").result(self._call_s))
         except (RoleFailed, DeadlineExceeded):
             self._last |= {"feedback/degraded_bool": 1.0}
         return self._last | {"feedback/restarts_count": float(self.restarts)}
@@ -68,14 +70,14 @@ class Feedback:
     def problem(self) -> str:
         """Why no question is answered at present; empty when all is well."""
         try:
-            return self._annotators.handles[0].submit("problem").result(self._call_s)
+            return self.annotator.submit("problem").result(self._call_s)
         except (RoleFailed, DeadlineExceeded) as e:
             return e.message
 
     def flush(self) -> None:
         """Everything told so far is on disk; an annotator that is away at the moment has its own file."""
         try:
-            self._annotators.handles[0].submit("flush").result(self._call_s)
+            self.annotator.submit("flush").result(self._call_s)
         except (RoleFailed, DeadlineExceeded):
             return
 
@@ -84,7 +86,8 @@ class Feedback:
 
     def _tell_judges(self) -> None:
         assert self._judges is not None
-        self._annotators.handles[0].submit("use_judges", list(self._judges.handles))
+        with suppress(RoleFailed):  # one that is being restarted is told when it is back
+            self.annotator.submit("use_judges", list(self._judges.handles))
 
 
 def start_feedback(config: Config, runtime: Runtime, resources: Mapping[str, RoleResources], file: Path) -> Feedback | None:

@@ -283,6 +283,8 @@ class Run(AbstractContextManager["Run"]):
         if not (self.config.evaluation.enabled and self._work.has_exam) or self._evaluated_at == self.step:
             return
         limits = self.config.deadlines
+        self._roles.rollout.wait_for_one()
+        self._roles.scorers.wait_for_one()
         score = lambda trajectories: self._roles.scorers.handles[0].submit("score", trajectories).result(limits.generate_s)
         try:
             result = self._work.examine(self.step, self._roles.rollout.handles, score, limits.generate_s)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from rayrl.errors import DeadlineExceeded, RoleFailed
@@ -11,14 +13,33 @@ from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 
 _GLANCE_S = 0.2
 """While one rank is waited for, the others are looked at this often."""
+_SETTLED_S = 30.0
+"""A worker that lived this long has recovered: its next failure is its first again."""
+_LONGEST_BACKOFF_S = 30.0
+
+
+@dataclass
+class _Place:
+    """One worker of a pool: at work, or dead and its replacement under way."""
+
+    spec: RoleSpec
+    handle: Handle | None
+    loop: Pending | None = None
+    coming: Future | None = None
+    failure: RoleFailed | DeadlineExceeded | None = None
+    failures: int = 0
+    """In a row, each before it had recovered from the one before."""
+    since: float = 0.0
+    """When it started to work, monotonic seconds."""
 
 
 class Pool:
-    """Workers that run a loop of their own (``run()``), each replaced when it dies.
+    """Workers that run a loop of their own (``run()``), each replaced when it dies, while the others and the driver go on.
 
     ``on_lost(name)`` is called as soon as a worker is gone (its leases are released there), ``on_back(handle)`` before its
     replacement starts its loop (it gets the newest weights there), ``on_replaced(name, failure)`` when it works. A worker that
-    fails more often than ``restarts`` times ends the run: `RoleFailed` with the last failure.
+    fails more than ``restarts`` times in a row ends the run: `RoleFailed` with the last failure. Before the second and later
+    attempts in a row it waits ``backoff_s``, then twice as long, and so on.
     """
 
     def __init__(
@@ -29,49 +50,74 @@ class Pool:
         *,
         start_s: float,
         restarts: int = 3,
+        backoff_s: float = 1.0,
         on_lost: Callable[[str], None] = lambda name: None,
         on_back: Callable[[Handle], None] = lambda handle: None,
         on_replaced: Callable[[str, RoleFailed], None] = lambda name, failure: None,
     ) -> None:
-        self._runtime, self._specs, self._start_s, self._limit = runtime, list(specs), start_s, restarts
+        self._runtime, self._start_s, self._limit, self._backoff_s = runtime, start_s, restarts, backoff_s
         self._on_lost, self.on_back, self.on_replaced = on_lost, on_back, on_replaced
-        self.handles = list(handles)
-        self.restarts = [0] * len(handles)
-        self._loops: list[Pending] = []
+        self._places = [_Place(spec, handle) for spec, handle in zip(specs, handles, strict=True)]
+        self._starter = ThreadPoolExecutor(max(1, len(self._places)), thread_name_prefix="replacement")
+        self.restarts = 0
+        """Workers replaced so far."""
+
+    @property
+    def handles(self) -> list[Handle]:
+        """The workers that live, as far as `check` knows."""
+        return [place.handle for place in self._places if place.handle is not None]
 
     def run(self) -> None:
-        self._loops = [handle.submit("run") for handle in self.handles]
+        for place in self._places:
+            self._begin(place)
 
     def check(self) -> None:
-        """Replaces the workers whose loop ended with a failure. Cheap when nothing happened."""
-        for i, loop in enumerate(self._loops):
-            if not loop.wait(0.0):
-                continue
-            try:
-                loop.result(1.0)
-                raise RoleFailed(f"{self.handles[i].name} left its loop although nobody asked it to")
-            except RoleFailed as failure:
-                self._replace(i, failure)
+        """Notices workers whose loop ended, has them replaced, and puts replacements to work. Cheap when nothing happened."""
+        for place in self._places:
+            if place.coming is not None:
+                if place.coming.done():
+                    self._arrive(place)
+            elif place.loop is not None and place.loop.wait(0.0):
+                try:
+                    place.loop.result(1.0)
+                    raise RoleFailed(f"{place.spec.name} left its loop although nobody asked it to")
+                except RoleFailed as failure:
+                    self._lose(place, failure)
 
     def settle(self, timeout_s: float) -> None:
-        """After a call on a worker failed: waits until its loop has ended too, and replaces it (or raises what ended it)."""
+        """After a call on a worker failed: waits until its loop has ended too, and until anybody is left to work.
+
+        Raises what ended it where it cannot be replaced, and `DeadlineExceeded` when the first replacement takes too long.
+        """
         limit = time.monotonic() + timeout_s
-        while not any(loop.wait(0.0) for loop in self._loops) and time.monotonic() < limit:
+        while not any(p.loop is not None and p.loop.wait(0.0) for p in self._places) and time.monotonic() < limit:
+            if any(p.coming is not None for p in self._places):
+                break
             time.sleep(0.05)
         self.check()
+        self.wait_for_one()
+
+    def wait_for_one(self) -> None:
+        """Returns when at least one worker lives."""
+        limit = time.monotonic() + self._start_s
+        while not self.handles:
+            if time.monotonic() > limit:
+                names = ", ".join(place.spec.name for place in self._places)
+                raise DeadlineExceeded(f"no replacement of {names} was ready within {self._start_s:.0f} s", "raise deadlines.start_s")
+            time.sleep(0.05)
+            self.check()
 
     def submit(self, method: str, *args: Any) -> list[Pending]:
         return [handle.submit(method, *args) for handle in self.handles]
 
     def call(self, method: str, *args: Any, timeout_s: float) -> list[Any]:
-        """One call on every worker, side by side; results in order. A worker that dies meanwhile is replaced and asked again, once."""
+        """One call on every worker that lives, side by side. When one dies meanwhile, `settle` and the answers of the others."""
         results = []
-        for i, pending in enumerate(self.submit(method, *args)):
+        for pending in self.submit(method, *args):
             try:
                 results.append(pending.result(timeout_s))
             except RoleFailed:
                 self.settle(timeout_s)
-                results.append(self.handles[i].submit(method, *args).result(timeout_s))
         return results
 
     def observe(self, method: str, timeout_s: float) -> list[Any]:
@@ -85,27 +131,59 @@ class Pool:
         return found
 
     def stop(self, timeout_s: float) -> None:
-        """Asks every loop to end and waits for it; a worker that does not listen is ended."""
+        """Asks every loop to end and waits for it; a worker that does not listen is ended, and no replacement is waited for."""
         limit = time.monotonic() + timeout_s
+        self._starter.shutdown(wait=False, cancel_futures=True)
         for handle in self.handles:
             handle.submit("stop")
-        for handle, loop in zip(self.handles, self._loops, strict=True):
+        for place in self._places:
+            if place.handle is None or place.loop is None:
+                continue
             try:
-                loop.result(max(0.1, limit - time.monotonic()))
+                place.loop.result(max(0.1, limit - time.monotonic()))
             except (DeadlineExceeded, RoleFailed):
-                self._runtime.stop(handle)
-        self._loops = []
+                self._runtime.stop(place.handle)
+            place.loop = None
 
-    def _replace(self, i: int, failure: RoleFailed) -> None:
-        self._on_lost(self.handles[i].name)
-        if self.restarts[i] >= self._limit:
-            raise RoleFailed(f"{failure.message} (after {self._limit} restarts)", failure.hint) from failure
-        self.restarts[i] += 1
-        self._runtime.stop(self.handles[i])
-        self.handles[i] = self._runtime.start([self._specs[i]], self._start_s)[0]
-        self.on_back(self.handles[i])
-        self._loops[i] = self.handles[i].submit("run")
-        self.on_replaced(self.handles[i].name, failure)
+    # ---- inside
+
+    def _begin(self, place: _Place) -> None:
+        place.loop, place.since = place.handle.submit("run"), time.monotonic()
+
+    def _lose(self, place: _Place, failure: RoleFailed) -> None:
+        self._on_lost(place.spec.name)
+        self._runtime.stop(place.handle)
+        if time.monotonic() - place.since > _SETTLED_S:
+            place.failures = 0
+        place.handle, place.loop = None, None
+        self._send_for(place, failure)
+
+    def _send_for(self, place: _Place, failure: RoleFailed | DeadlineExceeded) -> None:
+        if place.failures >= self._limit:
+            raise RoleFailed(f"{failure.message} (after {self._limit} restarts in a row)", failure.hint) from failure
+        wait_s = min(self._backoff_s * 2 ** min(place.failures - 1, 10), _LONGEST_BACKOFF_S) if place.failures else 0.0
+        place.failures += 1
+        place.failure = failure
+        place.coming = self._starter.submit(self._start, place.spec, wait_s)
+
+    def _start(self, spec: RoleSpec, wait_s: float) -> Handle:
+        time.sleep(wait_s)
+        return self._runtime.start([spec], self._start_s)[0]
+
+    def _arrive(self, place: _Place) -> None:
+        coming, place.coming = place.coming, None
+        try:
+            place.handle = coming.result(0.0)
+            self.on_back(place.handle)
+        except (RoleFailed, DeadlineExceeded) as failure:  # it could not be built, or died before it had the weights
+            if place.handle is not None:
+                self._runtime.stop(place.handle)
+            place.handle = None
+            self._send_for(place, failure)
+            return
+        self._begin(place)
+        self.restarts += 1
+        self.on_replaced(place.spec.name, place.failure)
 
 
 class Ranks:

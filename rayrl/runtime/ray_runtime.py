@@ -80,10 +80,15 @@ class RayRuntime:
             refs.append(RayPending(spec.name, "start", actor.build.remote(spec.build, dict(spec.kwargs)), log))
         limit = time.monotonic() + timeout_s
         waiting = dict(zip((p.ref for p in refs), refs, strict=True))
-        while waiting:  # whoever fails first is reported first, not whoever was asked first
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, limit - time.monotonic()))
-            for ref in ready or list(waiting):
-                waiting.pop(ref).result(0 if not ready else 10.0)
+        try:
+            while waiting:  # whoever fails first is reported first, not whoever was asked first
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, limit - time.monotonic()))
+                for ref in ready or list(waiting):
+                    waiting.pop(ref).result(0 if not ready else 10.0)
+        except BaseException:  # a role that was tried in vain must not keep its process
+            for handle in handles:
+                self.stop(handle)
+            raise
         return handles
 
     def node(self, handle: RayHandle) -> dict:

@@ -78,6 +78,14 @@ class Worker:
         return seconds
 
 
+class SlowToStart(Worker):
+    SECONDS = 4.0
+
+    def __init__(self, **kwargs):
+        time.sleep(self.SECONDS)
+        super().__init__(**kwargs)
+
+
 def build(cls, **kwargs):
     return cls(**kwargs)
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from roles import Keeper, Worker, build, fail
+from roles import Keeper, SlowToStart, Worker, build, fail
 
 from rayrl.errors import ConfigError, DeadlineExceeded, RoleFailed
 from rayrl.runtime.contract import RoleSpec
@@ -117,18 +117,53 @@ def test_a_dead_worker_is_replaced_with_the_newest_weights_and_its_leases_are_re
     while not lost:
         pool.check()
         time.sleep(0.05)
-    assert lost == ["pool-1"] and pool.restarts == [0, 1]
+    while pool.restarts == 0:
+        pool.check()
+        time.sleep(0.05)
+    assert lost == ["pool-1"] and pool.restarts == 1
     assert pool.call("held", timeout_s=30) == [1, 5] and pool.handles[1].pid() != dead
     pool.stop(20)
 
 
+def test_while_a_replacement_starts_the_others_work_and_nobody_waits(ray_runtime):
+    specs = [spec("quick-0", weights=1), spec("slow-1", SlowToStart, weights=2)]
+    pool = Pool(ray_runtime, specs, ray_runtime.start(specs, 60), start_s=60)
+    pool.run()
+    pool.handles[1].submit("die")
+    longest = 0.0
+    while pool.restarts == 0:
+        begin = time.monotonic()
+        pool.check()
+        longest = max(longest, time.monotonic() - begin)
+        assert pool.call("held", timeout_s=30)[0] == 1
+        time.sleep(0.02)
+    assert longest < SlowToStart.SECONDS / 2 and pool.call("held", timeout_s=30) == [1, 2]
+    pool.stop(20)
+
+
+def test_a_replacement_that_cannot_be_built_is_tried_again_and_then_ends_the_run_leaving_no_process(ray_runtime):
+    specs, before = [spec("frail-0")], len(ray_runtime._started)
+    pool = Pool(ray_runtime, specs, ray_runtime.start(specs, 60), start_s=60, restarts=2, backoff_s=0.1)
+    pool._places[0].spec = RoleSpec("frail-0", fail)
+    pool.run()
+    pool.handles[0].submit("die")
+    with pytest.raises(RoleFailed, match=r"no model here .*after 2 restarts"):
+        while True:
+            pool.check()
+            time.sleep(0.05)
+    for handle in ray_runtime._started[before:]:
+        with pytest.raises(RoleFailed):
+            handle.held()
+
+
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_failure(ray_runtime):
     specs = [spec("frail-0")]
-    pool = Pool(ray_runtime, specs, ray_runtime.start(specs, 60), start_s=60, restarts=1)
+    pool = Pool(ray_runtime, specs, ray_runtime.start(specs, 60), start_s=60, restarts=1, backoff_s=0.1)
     pool.run()
     with pytest.raises(RoleFailed, match=r"frail-0 died .*after 1 restarts"):
         for _ in range(400):
-            pool.handles[0].submit("die")
+            for handle in pool.handles:
+                handle.submit("die")
             pool.check()
             time.sleep(0.05)
 
