@@ -23,7 +23,7 @@ from rayrl.feedback_roles import Feedback, start_feedback
 from rayrl.machine import inspect_machine
 from rayrl.protocols import ReplayBuffer, Store, TextEnv
 from rayrl.rollout.select import choose_engine
-from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
+from rayrl.runtime.contract import Handle, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, Ranks
 from rayrl.types import Prompt
 from rayrl.views import LanguageView, View
@@ -49,9 +49,6 @@ class Roles:
     feedback: Feedback | None
     transport: str = "store"
     """How weights travel: `placement.weight_transport`."""
-
-    def learner_stats(self) -> list[Pending]:
-        return [rank.observe("stats") for rank in self.learner.handles]
 
     def spans(self, timeout_s: float) -> dict[str, list[Any]]:
         """By role: what each process did since the last call. Nothing of a process that died meanwhile."""
@@ -110,14 +107,11 @@ def start_roles(
     rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
     scorers = [] if agent else _specs(resources["scorer"], build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True)
     learner = _specs(resources["learner"], build_learner, shared | told | {"transport": transport}, concurrency=1)
+    ranks_anew = lambda: runtime.start(_meeting(runtime, learner), start_s)
     reference = _specs(resources["reference"], build_reference, shared, concurrency=1) if needs_reference(config) else []
-    address = runtime.reserve_address(replace(learner[0], name="rendezvous")) if len(learner) > 1 else ""
-    learner = [
-        replace(spec, kwargs=dict(spec.kwargs) | {"rank": i, "ranks": len(learner), "address": address}) for i, spec in enumerate(learner)
-    ]
     keeping = shared | {"folder": rollouts, "buffer": buffer}
     archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2)] if rollouts and not agent else []
-    groups = [rollout, scorers, learner, reference, archive]
+    groups = [rollout, scorers, _meeting(runtime, learner), reference, archive]
     handles = iter(runtime.start([spec for group in groups for spec in group], start_s))
     engines, scoring, ranks, frozen, archives = ([next(handles) for _ in group] for group in groups)
     return Roles(
@@ -125,12 +119,18 @@ def start_roles(
         buffer,
         Pool(runtime, rollout, engines, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
         Pool(runtime, scorers, scoring, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
-        Ranks(ranks),
+        Ranks(runtime, ranks_anew, ranks),
         frozen,
         archives[0] if archives else None,
         judged,
         transport,
     )
+
+
+def _meeting(runtime: Runtime, learner: list[RoleSpec]) -> list[RoleSpec]:
+    """The learner's specs with rank, number of ranks, and a free address where several of them meet."""
+    address = runtime.reserve_address(replace(learner[0], name="rendezvous")) if len(learner) > 1 else ""
+    return [replace(s, kwargs=dict(s.kwargs) | {"rank": i, "ranks": len(learner), "address": address}) for i, s in enumerate(learner)]
 
 
 def load_workload(config: Config, say: Callable[[str], None]) -> Workload:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rayrl.config.loading import Loaded, reload
-from rayrl.errors import Interrupted, TargetNotReached
+from rayrl.errors import Interrupted, RanksLost, TargetNotReached
 from rayrl.run import Run
 
 
@@ -48,9 +48,17 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = ()) -> Path:
     return _drive(Run.resume(Path(run_dir), reload(run_dir, overrides)))
 
 
+def _loop_until_done(run: Run) -> None:
+    while True:
+        try:
+            return loop(run)
+        except RanksLost as failure:
+            run.recover(failure)  # from the last commit; raises the failure where that is no way
+
+
 def _drive(run: Run) -> Path:
     with run:  # starts the roles; on the way out drains them, writes what is left and, after a failure, crash.json
-        loop(run)
+        _loop_until_done(run)
         run.commit()
         if not run.interrupted:
             run.evaluate()

@@ -71,6 +71,10 @@ class RoleFailed(RayrlError):
     exit_code = 9
 
 
+class RanksLost(RoleFailed):
+    """One rank of the learner died or raised: the group can only go on from a commit."""
+
+
 class StorageError(RayrlError):
     """The run folder cannot be written: full disk, missing permission, occupied path."""
 

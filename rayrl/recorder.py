@@ -141,6 +141,12 @@ class Recorder:
         self._event("replaced", f"{name}: {failure.message}")
         self._console.say(f"{name} was replaced: {failure.message}")
 
+    def recovered(self, failure: RoleFailed, place: Path, step: int) -> None:
+        """The learner died, and a new one goes on from a commit."""
+        self._event("recovered", f"{failure.message}; on from {place}")
+        self._console.say(f"{failure.message}: on from {place}, after step {step}")
+        self._clock = time.monotonic()
+
     def saved(self, place: Path) -> None:
         self._event("saved", str(place))
         self._console.say(f"saved {place}")
@@ -208,7 +214,7 @@ class Recorder:
         """Counters of all roles since the last call, and their gauges."""
         limit = self._config.deadlines.call_s
         engines, scorers = roles.rollout.observe("stats", limit), roles.scorers.observe("stats", limit)
-        learners = gather(roles.learner_stats(), limit)
+        learners = roles.learner.observe("stats").results(limit)
         memory = {"rollout": engines, "scorer": scorers, "learner": learners}
         sums = {
             "rollout/busy_s": sum(s["busy_s"] for s in engines),

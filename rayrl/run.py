@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +24,17 @@ from rayrl.buffer.snapshot import pending_ordinals
 from rayrl.config import loading
 from rayrl.config.loading import Loaded
 from rayrl.deadlines import Deadline
-from rayrl.errors import NothingToLearn, RoleFailed
+from rayrl.errors import NothingToLearn, RanksLost, RoleFailed
 from rayrl.publishing import Publisher
 from rayrl.recorder import Recorder, traced
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import Joint, gather
-from rayrl.types import LearnBatch
+from rayrl.types import LearnBatch, PromptTask
 
 _POLL_S = 0.25
 """How long the driver stays in one wait before it looks after its workers."""
+_RECOVERIES = 3
+"""How often in a row a learner may die without finishing a step."""
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Run(AbstractContextManager["Run"]):
         self._evaluated_at = saved["evaluated_at"] if saved else -1
         self._admitted = 0
         """Prompts admitted since the last batch was collected."""
+        self._recoveries = 0
+        """Since the last step that counted."""
         self._runtime, self._roles = None, None
         self._handlers: dict[int, Any] = {}
         self._recorder = Recorder(loaded, folder, saved)
@@ -159,7 +163,8 @@ class Run(AbstractContextManager["Run"]):
             return
         if not self.asynchronous:
             self._roles.rollout.call("reseed", _seed(self.config.run.seed, self._work.position), timeout_s=self.config.deadlines.call_s)
-        self._roles.buffer.admit(self._work.take(room))
+        again = self._roles.buffer.unpark(room) if outstanding["parked"] else 0
+        self._roles.buffer.admit(self._work.take(room - again))
         self._admitted += room
 
     @traced
@@ -240,6 +245,7 @@ class Run(AbstractContextManager["Run"]):
         """The step counts from here: its ordinals are trained, its numbers are written."""
         self._roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
         self.step += 1
+        self._recoveries = 0
         self._recorder.step(self.step, working, self._roles, self._published)
 
     def _reference(self, batch: LearnBatch) -> list[Any] | None:
@@ -319,12 +325,21 @@ class Run(AbstractContextManager["Run"]):
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         self._roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
-        tasks = []
-        for ordinal in pending_ordinals(saved["buffer"]):
-            self._work.seek(ordinal)
-            tasks += self._work.take(1)
+        self._refill_buffer(saved)
+
+    def _refill_buffer(self, saved: Mapping[str, Any]) -> None:
+        tasks = self._tasks_of(pending_ordinals(saved["buffer"]))
         self._work.seek(saved["position"])
         self._roles.buffer.restore(saved["buffer"], tasks)
+
+    def _tasks_of(self, ordinals: Sequence[int]) -> list[PromptTask]:
+        """Tasks that were handed out before; the position is where it was."""
+        position, tasks = self._work.position, []
+        for ordinal in ordinals:
+            self._work.seek(ordinal)
+            tasks += self._work.take(1)
+        self._work.seek(position)
+        return tasks
 
     def export_policy(self) -> None:
         """The policy as a Hugging Face checkpoint, and the last words of the run."""
@@ -333,6 +348,30 @@ class Run(AbstractContextManager["Run"]):
         self._recorder.summary()
 
     # ---- supervision ---------------------------------------------------------------------------------------------------------------
+
+    def recover(self, failure: RanksLost) -> None:
+        """The learner died: a new one goes on from the last commit. Rollouts are kept, what was trained since is trained again.
+
+        The version counts on: weights of a lost step and those that replace them must never have one number. Raises ``failure``
+        when there is nothing to go on from, or when it has come to nothing several times in a row.
+        """
+        if not checkpoint.commits(self.folder) or self._recoveries >= _RECOVERIES:
+            raise failure
+        self._recoveries += 1
+        place = checkpoint.latest(self.folder, self._recorder.say)
+        saved = checkpoint.read_state(place)
+        self._roles.learner.restart()
+        self._roles.learner.call("load", place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
+        self.step, self.version, self._admitted = saved["step"], self.version + 1, 0
+        if self.asynchronous:
+            lost = self._roles.buffer.trained_since(saved["buffer"])
+            self._roles.buffer.rewind(self._tasks_of(lost), self.version)
+        else:  # nothing is under way: the same prompts get the same samples again
+            self._roles.buffer.reset()
+            self._refill_buffer(saved)
+            self._roles.buffer.set_version(self.version)
+        self._publisher.connect()
+        self._recorder.recovered(failure, place, self.step)
 
     def _look_after_workers(self) -> None:
         self._roles.check()

@@ -188,10 +188,25 @@ class BufferCore:
             self.ledger.from_learner(ordinal)
             self.ready.add(self._scored[ordinal])
 
+    def rewind(self, tasks: Iterable[PromptTask], version: int) -> None:
+        """The learner is back where ``tasks`` were not trained yet, as weight version ``version``: a new number, no version returns.
+
+        Batches that it held are ready again, what would be too stale by now is generated again, and ``tasks`` wait for `unpark`: they
+        may be many, and queued all at once they would grow too old before their turn.
+        """
+        for step in list(self._batches):
+            self.return_batch(step)
+        self.ledger.reopen(tasks)
+        self.set_version(version)
+        too_old = [*self.ready.evict(version - self.config.max_staleness), *self.desk.older_than(version - self.config.max_staleness)]
+        for ordinal in too_old:
+            self._forget(ordinal)
+            self.ledger.requeue(ordinal)
+
     # ---- what a person or the driver asks
 
     def outstanding(self) -> dict[str, int]:
-        """Groups: ``live`` (admitted, not terminal) = queued + in_flight + unscored + ready + leased."""
+        """Groups: ``live`` (admitted, not terminal) = queued + in_flight + unscored + ready + leased; ``parked`` wait outside."""
         counts = self.ledger.counts
         return {
             "live": self.ledger.num_live,
@@ -200,6 +215,7 @@ class BufferCore:
             "unscored": len(self.desk),
             "ready": len(self.ready),
             "leased": counts[OrdinalState.LEASED],
+            "parked": self.ledger.num_parked,
         }
 
     def stats(self) -> dict[str, float]:

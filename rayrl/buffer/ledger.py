@@ -3,7 +3,7 @@
     queued ──lease──► in_flight ──result──► buffered ──sample──► leased ──confirm──► trained
        ▲  expired, worker lost │               │ payload lost       │ learner failed
        └───────────────────────┴───────────────┘◄───── buffered ◄───┘
-    any state but trained ──► dropped(reason)
+    any state but trained ──► dropped(reason)          trained ──weights lost──► queued
 
 Pure: no threads, no clock (``now`` in seconds is an argument), no payloads. Every operation is O(log n) amortised in the
 number of live ordinals; counts are kept incrementally; finished ordinals are remembered as ranges.
@@ -56,6 +56,8 @@ class Ledger:
         """Ordinals in flight by the weight version at which they were leased."""
         self.reissued = 0
         self._entries: dict[int, _Entry] = {}
+        self._parked: dict[int, PromptTask] = {}
+        """Trained once, but the weights are lost; not queued yet."""
         self._expiry: list[tuple[float, int, int]] = []
         self._leases = 0
         self._held: dict[str, set[int]] = {}
@@ -182,6 +184,22 @@ class Ledger:
         self.dropped_by[reason] += 1
         self._forget(ordinal, entry)
 
+    def reopen(self, tasks: Iterable[PromptTask]) -> None:
+        """The weights that these trained ordinals went into are lost. They wait, parked, until `unpark` queues them again."""
+        for task in tasks:
+            self.trained.remove(task.prompt.ordinal)
+            self._parked[task.prompt.ordinal] = task
+
+    def unpark(self, count: int) -> int:
+        """Queues the lowest parked ordinals, at most ``count``; returns how many."""
+        ordinals = sorted(self._parked)[:count]
+        self.admit([self._parked.pop(ordinal) for ordinal in ordinals])
+        return len(ordinals)
+
+    @property
+    def num_parked(self) -> int:
+        return len(self._parked)
+
     def restore(self, trained: Iterable[Sequence[int]], dropped: Iterable[Sequence[int]], dropped_by: Mapping[str, int]) -> None:
         """Takes over the finished ordinals of an earlier life, as `RangeSet.ranges`. Raises `ValueError` unless the ledger is new."""
         if self._entries or len(self.trained) or len(self.dropped):
@@ -198,6 +216,8 @@ class Ledger:
             return entry.state
         if ordinal in self.trained:
             return OrdinalState.TRAINED
+        if ordinal in self._parked:
+            return OrdinalState.QUEUED
         return OrdinalState.DROPPED if ordinal in self.dropped else None
 
     def task(self, ordinal: int) -> PromptTask:
@@ -205,7 +225,7 @@ class Ledger:
 
     def live(self) -> list[int]:
         """Ordinals without a terminal state, ascending (O(n log n); for snapshots)."""
-        return sorted(self._entries)
+        return sorted([*self._entries, *self._parked])
 
     @property
     def num_live(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 class RangeSet:
-    """A growing set of integers. `add` and ``in`` are O(log ranges); integers that arrive nearly in order stay one range."""
+    """A set of integers. `add`, `remove` and ``in`` are O(log ranges); integers that arrive nearly in order stay one range."""
 
     def __init__(self, ranges: Iterable[Sequence[int]] = ()) -> None:
         """``ranges``: disjoint ``[start, end)`` pairs in ascending order, as `ranges` gives them. Raises `ValueError` otherwise."""
@@ -40,6 +40,16 @@ class RangeSet:
             self._starts.insert(right, value)
             self._ends.insert(right, value + 1)
         self._size += 1
+
+    def remove(self, value: int) -> None:
+        """Raises `ValueError` for a value that is no member."""
+        at = bisect_right(self._starts, value) - 1
+        if at < 0 or value >= self._ends[at]:
+            raise ValueError(f"{value} is no member")
+        start, end = self._starts[at], self._ends[at]
+        kept = [(a, b) for a, b in ((start, value), (value + 1, end)) if a < b]
+        self._starts[at : at + 1], self._ends[at : at + 1] = [a for a, _ in kept], [b for _, b in kept]
+        self._size -= 1
 
     def __contains__(self, value: int) -> bool:
         left = bisect_right(self._starts, value) - 1

@@ -51,7 +51,8 @@ class BufferService:
         ``jobs``, ``num_workers``, ``priority``, ``outcomes``: see `BufferCore`.
         """
         rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter, gaps)
-        self._core = BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority, outcomes=outcomes)
+        self._make_core = lambda: BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority, outcomes=outcomes)
+        self._core = self._make_core()
         self._adopt = adopt
         self._changed = threading.Condition()
         self._progress = 0
@@ -184,6 +185,30 @@ class BufferService:
         with self._changed:
             snapshots.restore(self._core, snapshot, tasks)
             self._changed.notify_all()
+
+    def trained_since(self, snapshot: Mapping[str, Any]) -> list[int]:
+        """See `snapshot.trained_since`."""
+        with self._changed:
+            return snapshots.trained_since(self._core, snapshot)
+
+    def rewind(self, tasks: Iterable[PromptTask], version: int) -> None:
+        """See `BufferCore.rewind`."""
+        with self._changed:
+            self._core.rewind(tasks, version)
+            self._note(True)
+
+    def unpark(self, count: int) -> int:
+        """Queues up to ``count`` of the tasks that `rewind` was given; returns how many."""
+        with self._changed:
+            queued = self._core.ledger.unpark(count)
+            self._changed.notify_all()
+            return queued
+
+    def reset(self) -> None:
+        """Forgets everything, as a new buffer that `restore` may fill. Only while nothing is leased or generated."""
+        with self._changed:
+            self._core = self._make_core()
+            self._note(True)
 
     def drain(self) -> None:
         """No prompt is leased any more; results, rewards and samples go on."""

@@ -45,6 +45,12 @@ def next_ordinal(snapshot: Mapping[str, Any]) -> int:
     return max((end for key in ("trained", "dropped", "pending") for _, end in snapshot[key]), default=0)
 
 
+def trained_since(core: BufferCore, snapshot: Mapping[str, Any]) -> list[int]:
+    """Ordinals that were trained after ``snapshot`` was taken, ascending."""
+    before = RangeSet(snapshot["trained"])
+    return [ordinal for ordinal in core.ledger.trained if ordinal not in before]
+
+
 def restore(core: BufferCore, snapshot: Mapping[str, Any], tasks: Iterable[PromptTask]) -> None:
     """Into an empty buffer: finished ordinals stay finished, ``tasks`` of exactly the pending ones are queued again.
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from rayrl.errors import DeadlineExceeded, RoleFailed
+from rayrl.errors import DeadlineExceeded, RanksLost, RoleFailed
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 
 _GLANCE_S = 0.2
@@ -98,9 +98,9 @@ class Pool:
         self.wait_for_one()
 
     def wait_for_one(self) -> None:
-        """Returns when at least one worker lives."""
+        """Returns when at least one worker lives, at once for a pool that never had any."""
         limit = time.monotonic() + self._start_s
-        while not self.handles:
+        while self._places and not self.handles:
             if time.monotonic() > limit:
                 names = ", ".join(place.spec.name for place in self._places)
                 raise DeadlineExceeded(f"no replacement of {names} was ready within {self._start_s:.0f} s", "raise deadlines.start_s")
@@ -187,13 +187,25 @@ class Pool:
 
 
 class Ranks:
-    """Workers in lockstep: every call goes to all of them, and one that fails fails the call."""
+    """Workers in lockstep: every call goes to all of them, and one that fails fails the call with `RanksLost`."""
 
-    def __init__(self, handles: Sequence[Handle]) -> None:
+    def __init__(self, runtime: Runtime, start: Callable[[], Sequence[Handle]], handles: Sequence[Handle]) -> None:
+        """``start`` makes a whole new group."""
+        self._runtime, self._start = runtime, start
         self.handles = list(handles)
+
+    def restart(self) -> None:
+        """Ends what is left of the group and starts another, which knows nothing yet."""
+        for handle in self.handles:
+            self._runtime.stop(handle)
+        self.handles = list(self._start())
 
     def submit(self, method: str, *args: Any) -> Joint:
         return Joint([handle.submit(method, *args) for handle in self.handles])
+
+    def observe(self, method: str) -> Joint:
+        """See `Handle.observe`."""
+        return Joint([handle.observe(method) for handle in self.handles])
 
     def call(self, method: str, *args: Any, timeout_s: float) -> Any:
         """Rank 0's result, once all ranks are done."""
@@ -212,20 +224,23 @@ class Joint:
         return all(states) or any(done and _failed(part) for done, part in zip(states, self._parts, strict=True))
 
     def result(self, timeout_s: float) -> Any:
-        limit = time.monotonic() + timeout_s
-        while True:
-            waiting = [part for part in self._parts if not part.wait(0.0)]
-            failed = next((part for part in self._parts if part not in waiting and _failed(part)), None)
-            if failed is not None:
-                failed.result(0.0)
-            if not waiting or time.monotonic() > limit:
-                return gather(self._parts, 0.0)[0]
-            waiting[0].wait(min(_GLANCE_S, max(0.0, limit - time.monotonic())))
+        """Rank 0's answer. Raises `RanksLost` as soon as one rank failed, `DeadlineExceeded`, or what a rank raised."""
+        return self.results(timeout_s)[0]
 
     def results(self, timeout_s: float) -> list[Any]:
         """The answer of every rank."""
-        self.result(timeout_s)
-        return gather(self._parts, 0.0)
+        limit = time.monotonic() + timeout_s
+        try:
+            while True:
+                waiting = [part for part in self._parts if not part.wait(0.0)]
+                failed = next((part for part in self._parts if part not in waiting and _failed(part)), None)
+                if failed is not None:
+                    failed.result(0.0)
+                if not waiting or time.monotonic() > limit:
+                    return gather(self._parts, 0.0)
+                waiting[0].wait(min(_GLANCE_S, max(0.0, limit - time.monotonic())))
+        except RoleFailed as failure:
+            raise RanksLost(failure.message, failure.hint) from failure
 
 
 def gather(parts: Sequence[Pending], timeout_s: float) -> list[Any]:

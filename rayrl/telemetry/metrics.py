@@ -123,6 +123,7 @@ METRICS: dict[str, Metric] = {
     "buffer/unscored_groups": Metric("groups", "Finished groups that wait for rewards"),
     "buffer/ready_groups": Metric("groups", "Groups ready for the learner"),
     "buffer/leased_groups": Metric("groups", "Groups at the learner"),
+    "buffer/parked_groups": Metric("groups", "Trained once into weights that were lost, waiting to be trained again"),
     "buffer/trained_groups": Metric("groups", "Groups trained since the run began"),
     "buffer/dropped_groups": Metric("groups", "Groups dropped since the run began"),
     "buffer/held_bytes": Metric("bytes", "Payload held by the buffer"),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from roles import Keeper, SlowToStart, Worker, build, fail
 
-from rayrl.errors import ConfigError, DeadlineExceeded, RoleFailed
+from rayrl.errors import ConfigError, DeadlineExceeded, RanksLost, RoleFailed
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.local import LocalRuntime
 from rayrl.runtime.pool import Pool, Ranks
@@ -169,13 +169,20 @@ def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_failure(ray_runtim
 
 
 def test_one_failed_rank_fails_the_joint_call_although_the_others_still_wait_for_it(ray_runtime):
-    handles = ray_runtime.start([spec("rank-0"), spec("rank-1")], 60)
-    ranks = Ranks(handles)
-    assert ranks.call("held", timeout_s=20) == 0
-    handles[1].submit("die")
+    start = lambda: ray_runtime.start([spec("rank-0", weights=4), spec("rank-1")], 60)
+    ranks = Ranks(ray_runtime, start, start())
+    assert ranks.call("held", timeout_s=20) == 4
+    ranks.handles[1].submit("die")
     started = time.monotonic()
-    with pytest.raises(RoleFailed, match="rank-1"):
+    with pytest.raises(RanksLost, match="rank-1"):
         ranks.submit("sleep", 30).result(60)
     assert time.monotonic() - started < 20
-    for handle in handles:
+    with pytest.raises(RanksLost, match="rank-1"):
+        ranks.observe("held").results(20)
+    survivor = ranks.handles[0]
+    ranks.restart()
+    assert ranks.submit("held").results(20) == [4, 0]
+    with pytest.raises(RoleFailed):
+        survivor.held()
+    for handle in ranks.handles:
         ray_runtime.stop(handle)

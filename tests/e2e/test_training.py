@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pyarrow.parquet as pq
 import pytest
@@ -158,8 +159,6 @@ def test_dynamic_sampling_refills_groups_that_teach_nothing(run):
 
 
 def test_a_rollout_worker_that_is_killed_is_replaced_and_no_ordinal_is_lost_or_trained_twice(run, tmp_path):
-    from threading import Thread
-
     def kill_one() -> None:
         log, metrics = tmp_path / "run" / "logs" / "rollout-0.log", tmp_path / "run" / "metrics.jsonl"
         deadline = time.monotonic() + 120
@@ -177,8 +176,6 @@ def test_a_rollout_worker_that_is_killed_is_replaced_and_no_ordinal_is_lost_or_t
 
 
 def test_a_learner_that_dies_ends_the_run_with_its_name_and_a_crash_report(run, tmp_path):
-    from threading import Thread
-
     def kill_learner() -> None:
         log, metrics = tmp_path / "run" / "logs" / "learner-0.log", tmp_path / "run" / "metrics.jsonl"
         deadline = time.monotonic() + 120
@@ -192,6 +189,46 @@ def test_a_learner_that_dies_ends_the_run_with_its_name_and_a_crash_report(run, 
         run("run.steps=5000", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false")
     killer.join(10)
     assert "learner-0 died" in json.loads((tmp_path / "run" / "crash.json").read_text())["message"]
+
+
+def kill_learner_once(folder: Path, step: int) -> Thread:
+    def kill():
+        metrics, log = folder / "metrics.jsonl", folder / "logs" / "learner-0.log"
+        while not (metrics.exists() and any(row["step"] >= step for row in read_metrics(metrics))):
+            time.sleep(0.01)
+        os.kill(int(log.read_text().split("pid ")[-1].split()[0]), signal.SIGKILL)
+
+    thread = Thread(target=kill)
+    thread.start()
+    return thread
+
+
+SMALL = ["rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false", "learner.backend=torch", "telemetry.spans=false"]
+
+
+def test_a_learner_that_dies_goes_on_from_the_last_commit_as_if_nothing_had_happened(run, tmp_path):
+    settings = [*SMALL, "run.steps=60", "run.deterministic=true", "checkpoint.every=5"]
+    killer = kill_learner_once(tmp_path / "broken", 12)
+    broken = run(*settings, name="broken")
+    killer.join(10)
+    straight = run(*settings, name="straight")
+    assert "on from" in (broken / "events.jsonl").read_text()
+    assert same(weights(straight / "policy"), weights(broken / "policy"))
+    assert [r["learner/loss"] for r in rows(straight)] == [r["learner/loss"] for r in rows(broken)]
+
+
+def test_an_asynchronous_learner_that_dies_trains_every_ordinal_once_into_the_weights_that_live_on(run, tmp_path):
+    killer = kill_learner_once(tmp_path / "run", 12)
+    folder = run(*SMALL, "run.steps=60", "buffer.max_staleness=2", "checkpoint.every=5")
+    killer.join(10)
+    assert "on from" in (folder / "events.jsonl").read_text()
+    assert [row["step"] for row in rows(folder)] == list(range(1, 61))
+    assert all(row["batch/staleness_max_versions"] <= 2 for row in rows(folder))
+    trained = [pq.read_table(part, columns=["ordinal", "reason"]) for part in (folder / "rollouts").glob("*.parquet")]
+    ordinals = [o for t in trained for o, why in zip(t["ordinal"].to_pylist(), t["reason"].to_pylist(), strict=True) if why is None]
+    assert len(set(ordinals)) == 60 * 4 and len(ordinals) == 60 * 4 * 4  # four samples each, in one step only
+    ledger = json.loads((sorted((folder / "checkpoints").glob("step-*"))[-1] / "state.json").read_text())["buffer"]
+    assert set(ordinals) == {o for start, end in ledger["trained"] for o in range(start, end)}
 
 
 # ---- processes of their own: signals and kills of the driver ------------------------------------------------------------------

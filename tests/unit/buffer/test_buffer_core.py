@@ -202,7 +202,7 @@ def test_lost_payloads_are_generated_again(make):
     core = make.core()
     make.ready(core, 0, 1)
     core.requeue_lost([0, 5])
-    assert core.outstanding() == {"live": 2, "queued": 1, "in_flight": 0, "unscored": 0, "ready": 1, "leased": 0}
+    assert core.outstanding() == {"live": 2, "queued": 1, "in_flight": 0, "unscored": 0, "ready": 1, "leased": 0, "parked": 0}
     assert core.nbytes == 100
     make_again = core.lease_prompts("w", 0, 9, now=0)
     assert [t.prompt.ordinal for t in make_again] == [0]

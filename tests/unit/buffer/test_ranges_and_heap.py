@@ -25,6 +25,20 @@ def test_range_set_equals_a_plain_set_whatever_the_order_of_arrival(values):
     assert list(RangeSet(pieces)) == sorted(values)
 
 
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=80))
+def test_range_set_with_removals_equals_a_plain_set(actions):
+    ranges, model = RangeSet(), set()
+    for adds, value in actions:
+        if adds == (value in model):
+            with pytest.raises(ValueError, match="already" if adds else "no member"):
+                (ranges.add if adds else ranges.remove)(value)
+            continue
+        (ranges.add if adds else ranges.remove)(value)
+        (model.add if adds else model.remove)(value)
+        assert list(ranges) == sorted(model) and len(ranges) == len(model)
+    assert list(RangeSet(ranges.ranges())) == sorted(model)
+
+
 def test_a_second_membership_is_refused():
     ranges = RangeSet([[0, 3]])
     with pytest.raises(ValueError, match="already"):
