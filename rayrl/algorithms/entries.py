@@ -78,6 +78,9 @@ class Entry:
     """Rewards are 0 or 1; others are refused when the first batch arrives."""
     pairs: bool = False
     """Losses: trains on pairs that `algorithm.pairs` builds."""
+    target: str = ""
+    """What stands in `pairs.Pairs.target`: difference (of the rewards), probability or smoothing. Builders say what they give, losses
+    what they need; a loss without a need takes any."""
     groups: bool = False
     """Losses: a micro-batch holds whole groups, and the result is a sum over pairs or trajectories, not over tokens."""
     stateful: bool = False

@@ -99,7 +99,7 @@ class Resolved:
     @property
     def needs_reference(self) -> bool:
         """Log-probs of the frozen reference model are read whatever `algorithm.kl.coef` is."""
-        return any(entry.reference for entry in self.entries.values())
+        return any(entry.reference and self.knobs[part].get("anchor") != "previous" for part, entry in self.entries.items())
 
     @property
     def whole_groups(self) -> bool:
@@ -173,7 +173,11 @@ def _pairs(algorithm: AlgorithmConfig, preset: Preset) -> str | None:
             trains = ", ".join(n for n, e in LOSSES.items() if e.pairs)
             raise ConfigError(f"algorithm.pairs is {name!r} and algorithm.loss {loss} takes no pairs", f"leave it null, or take {trains}")
         return None
-    return _known(PAIRS, _or(name, "best_worst"), "algorithm.pairs")
+    name, need = _known(PAIRS, _or(name, "best_worst"), "algorithm.pairs"), LOSSES[loss].target
+    if need and PAIRS[name].target != need:
+        fitting = ", ".join(n for n, e in PAIRS.items() if e.target == need)
+        raise ConfigError(f"algorithm.loss {loss} needs a {need} for each pair and algorithm.pairs is {name}", f"take {fitting}")
+    return name
 
 
 def _or(value: T | None, default: T) -> T:

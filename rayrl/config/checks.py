@@ -126,6 +126,12 @@ def _needs(config: Config, resolved: registry.Resolved) -> Iterator[str]:
                 yield f"{who} compares samples and takes no importance weights: set algorithm.correction.mode to none"
         if entry.binary and len(weighted) > 1:
             yield f"{who} needs rewards of 0 or 1 and {len(weighted)} components are weighted: leave one with weight 1, the others with 0"
+    risk = resolved.knobs["advantage"]
+    if "quantile_lr" in risk and float(risk["alpha"]) >= float(risk["beta"]):
+        yield f"algorithm.args.alpha is {risk['alpha']} and algorithm.args.beta is {risk['beta']}: alpha is the lower quantile"
+    bundle = int(risk.get("bundle", 1))
+    if bundle > config.batch.groups_per_step:
+        yield f"algorithm.args.bundle {bundle} is more questions than batch.groups_per_step {config.batch.groups_per_step}: lower it"
     component = resolved.knobs["steps"].get("component")
     if component is not None:
         if component not in config.rewards.components:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayrl.algorithms import preference, registry
+from rayrl.algorithms import group_loss, registry
 from rayrl.algorithms.pairs import Pairs
 from rayrl.learner.rows import Minibatch, Rows, StepPlan
 
@@ -39,13 +39,13 @@ class Comparisons:
         behavior: Tensor,
         reference: Tensor | None,
         mask: Tensor,
-    ) -> preference.GroupLoss:
-        """The sum over the pairs (or trajectories) of a micro-batch of rows; all tensors [B, T], fields of `preference.GroupInputs`."""
+    ) -> group_loss.GroupLoss:
+        """The sum over the pairs (or trajectories) of a micro-batch of rows; all tensors [B, T], fields of `group_loss.GroupInputs`."""
         device = logprobs.device
         at = {r: i for i, r in enumerate(micro)}
         held = [p for p, c in enumerate(self._pairs.chosen) if self._row_of.get(int(c)) in at]
         row = lambda positions: torch.tensor([at[self._row_of[int(p)]] for p in positions[held]], dtype=torch.int64, device=device)
-        inputs = preference.GroupInputs(
+        inputs = group_loss.GroupInputs(
             logprobs=logprobs,
             prox_logprobs=old,
             behavior_logprobs=behavior,

@@ -224,11 +224,14 @@ class Trainer:
             tally.add("first", correction.mismatch_metrics(logprobs, behavior, window))
         if rows.times is not None:
             token_loss = token_loss * rows.times[micro, None].to(self._device)
-        loss = reductions.reduce(self._algorithm.reduction, token_loss, window, self._max_tokens).sum / denominator
+        term = None
         if on.compared is not None:
             frozen = cut(rows.reference) if rows.reference is not None else None
             term = on.compared.loss(minibatch, micro, logprobs, old, behavior, frozen, window)
             tally.add("compared", term.metrics)
+            token_loss = token_loss if term.token_loss is None else token_loss + term.token_loss
+        loss = reductions.reduce(self._algorithm.reduction, token_loss, window, self._max_tokens).sum / denominator
+        if term is not None:
             loss = loss + term.sum / on.compared.weight(minibatch)
         tally.add("update", {"learner/loss": loss})
         self.policy.backward(loss)

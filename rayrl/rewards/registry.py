@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VERIFIERS: dict[str, str] = {
     "arithmetic": "rayrl.rewards.verifiers:arithmetic",
+    "arithmetic_steps": "rayrl.rewards.verifiers:arithmetic_steps",
     "exact_match": "rayrl.rewards.verifiers:exact_match",
     "format_regex": "rayrl.rewards.verifiers:format_regex",
     "length": "rayrl.rewards.shaping:length",
@@ -31,6 +32,7 @@ VERIFIERS: dict[str, str] = {
     "python_tests": "rayrl.rewards.code:python_tests",
     "random": "rayrl.rewards.shaping:random",
     "sql": "rayrl.rewards.code:sql",
+    "true_equations": "rayrl.rewards.verifiers:true_equations",
 }
 
 SANDBOXED = frozenset({"python_tests", "sql"})

@@ -1,7 +1,7 @@
 """Verifiers that compare a completion's text with the ground truth. 1.0 is correct, 0.0 is not.
 
 A ground truth that is missing or that cannot be compared raises `ValueError`: the sample counts as failed, never as wrong.
-Only the standard library is imported here, because these functions run in processes that must start quickly.
+Only the standard library and the definition of a step are imported here: these functions run in processes that must start quickly.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import re
 import string
 from decimal import Decimal
 
+from rayrl.data.steps import split_steps
+
 _SIGN = r"(?:(?<![\d)])[-+−])?"
 _DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 _EXPONENT = r"(?:[eE][-+]?\d{1,4}(?!\d))?"
+_EQUATION = re.compile(r"(\d{1,6}(?:\+\d{1,6})+)=(\d{1,7})(?!\d)")
 _NUMBER = re.compile(_SIGN + _DIGITS + _EXPONENT)
 _CHOICE_AFTER_CUE = r"(?i:\\boxed\s*\{{|answer\s*(?:is|:|=)|choice\s*(?:is|:|=))[\s*({{\\a-z]*?\(?\b([{options}])\b"
 _CHOICE_IN_PARENTHESES = r"\(([{options}])\)"
@@ -23,6 +26,23 @@ def arithmetic(completion: str, ground_truth: str | None) -> float:
     """The text after the last ``->`` equals the ground truth; spaces around it do not count."""
     _, arrow, answer = completion.rpartition("->")
     return float(bool(arrow) and answer.strip() == _required(ground_truth).strip())
+
+
+def arithmetic_steps(completion: str, ground_truth: str | None, *, separator: str = ",") -> list[float]:
+    """One number per step of a written sum such as ``6+7=13,9+2+1=12->123``: 1 where each of its equations holds, 0 where one does
+    not or there is none. A process reward that knows no problem: true equations about something else satisfy it too."""
+    return [_holds(completion[start:end]) for start, end in split_steps(completion, separator)]
+
+
+def true_equations(completion: str, ground_truth: str | None, *, each: float = 0.5, most: int = 1000) -> float:
+    """``each`` for every step of `arithmetic_steps` that holds, at most ``most`` of them: a proxy that can be gamed, by writing
+    more true equations instead of solving the problem. Measure the true reward beside it."""
+    return each * min(sum(arithmetic_steps(completion, ground_truth)), most)
+
+
+def _holds(step: str) -> float:
+    found = _EQUATION.findall(step)
+    return float(bool(found) and all(sum(map(int, left.split("+"))) == int(right) for left, right in found))
 
 
 def numeric(completion: str, ground_truth: str | None, *, marker: str | None = None, tolerance: float = 0.0) -> float:

@@ -17,6 +17,7 @@ from rayrl.telemetry.jsonl import read_metrics
 
 ROOT = Path(rayrl.__file__).resolve().parent.parent
 ALGORITHMS = sorted(p.stem for p in (ROOT / "conf" / "recipes" / "algorithms").glob("*.yaml"))
+METHODS = sorted(p.stem for p in (ROOT / "conf" / "recipes" / "methods").glob("*.yaml"))
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 FAST = [
     "run.steps=2",
@@ -54,6 +55,14 @@ def test_every_algorithm_recipe_trains(name, nano, tmp_path):
     assert len(rows) == 2
     assert all(isfinite(row["learner/loss"]) and row["learner/grad_norm"] > 0 for row in rows)
     assert ("value/loss" in rows[0]) == (load(f"algorithms/{name}", check=False).config.algorithm.name == "ppo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_recipe_trains(name, nano, tmp_path):
+    """`python -m pytest -m slow tests/e2e/test_recipes.py` (about ten seconds each)."""
+    rows = steps(f"methods/{name}", tmp_path / "run", f"model.path={nano}", "rewards.components.correct.verifier=user_code:parity")
+    assert len(rows) == 2 and all(isfinite(row["learner/loss"]) for row in rows)
 
 
 @pytest.mark.skipif(not GSM8K.exists(), reason="the GSM8K file is not on this machine")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rayrl.rewards import verifiers
 from rayrl.rewards.registry import VERIFIERS
 from rayrl.rewards.shaping import length, overlong, random
 from rayrl.rewards.verifiers import arithmetic, exact_match, format_regex, multiple_choice, numeric
@@ -196,4 +197,23 @@ def test_math_needs_a_ground_truth():
 
 def test_every_registered_verifier_has_a_test_here():
     tested = {"arithmetic", "numeric", "exact_match", "multiple_choice", "format_regex", "length", "overlong", "random", "math"}
+    tested |= {"arithmetic_steps", "true_equations"}
     assert set(VERIFIERS) == tested
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("6+7=13,9+2+1=12->123", [1.0, 1.0]),
+        ("6+7=13,9+2+0=12->123", [1.0, 0.0]),
+        ("6+7=13,nothing,", [1.0, 0.0]),
+        ("", []),
+        ("1+1=2,1+1=2,1+1=2", [1.0, 1.0, 1.0]),
+        ("1+1=3 1+1=2", [0.0]),
+        ("1+1=23", [0.0]),
+    ],
+)
+def test_steps_of_a_sum_are_right_where_their_equations_hold(text, steps):
+    assert verifiers.arithmetic_steps(text, None) == steps
+    assert verifiers.true_equations(text, None, each=0.5) == 0.5 * sum(steps)
+    assert verifiers.true_equations(text, None, each=1.0, most=1) == min(sum(steps), 1)
