@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rayrl.rewards import verifiers
-from rayrl.rewards.registry import VERIFIERS
+from rayrl.rewards.registry import SANDBOXED, VERIFIERS
 from rayrl.rewards.shaping import length, overlong, random
 from rayrl.rewards.verifiers import arithmetic, exact_match, format_regex, multiple_choice, numeric
 
@@ -198,7 +198,7 @@ def test_math_needs_a_ground_truth():
 def test_every_registered_verifier_has_a_test_here():
     tested = {"arithmetic", "numeric", "exact_match", "multiple_choice", "format_regex", "length", "overlong", "random", "math"}
     tested |= {"arithmetic_steps", "true_equations"}
-    assert set(VERIFIERS) == tested
+    assert set(VERIFIERS) - SANDBOXED == tested, "those that run code have a file of their own"
 
 
 @pytest.mark.parametrize(
