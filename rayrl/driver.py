@@ -67,6 +67,6 @@ def _drive(run: Run) -> Path:
         raise Interrupted(
             f"stopped after step {run.step} of {run.target}; everything is saved", f"go on with: rayrl resume {run.folder.path}"
         )
-    if run.step < run.target:
+    if run.step < run.target and not run.spent:
         raise TargetNotReached(f"the run ended at step {run.step} of {run.target}", f"go on with: rayrl resume {run.folder.path}")
     return run.folder.path

@@ -97,8 +97,8 @@ class Recorder:
         self._event("training", "all roles are ready")
         self._heart.update(state="running")
 
-    def step(self, step: int, working: Working, roles: Roles, published: Published) -> None:
-        """One finished step: numbers to the sinks, a line to the terminal, trajectories to the archive."""
+    def step(self, step: int, working: Working, roles: Roles, published: Published) -> int:
+        """One finished step: numbers to the sinks, a line to the terminal, trajectories to the archive. Returns the tokens sampled."""
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
         activity = self._activity(roles)
@@ -122,6 +122,7 @@ class Recorder:
         self._archive(roles, working, step)
         self._draw(roles)
         self._console.step(table_row(self._view, step, self._config.run.steps, numbers))
+        return int(activity["rollout/tokens"])
 
     def evaluation(self, result: Exam) -> None:
         found = result.to_json()

@@ -62,6 +62,8 @@ class Run(AbstractContextManager["Run"]):
         self.config, self.folder = loaded.config, folder
         self.step = saved["step"] if saved else 0
         self.version = saved["version"] if saved else 0
+        self.tokens = saved["tokens"] if saved else 0
+        """Sampled by all engines."""
         self.interrupted = False
         self._saved, self._place = saved, place
         self._saved_at = self.step if saved else -1
@@ -142,7 +144,12 @@ class Run(AbstractContextManager["Run"]):
 
     @property
     def wants_more(self) -> bool:
-        return self.step < self.target and not self.interrupted
+        return self.step < self.target and not self.spent and not self.interrupted
+
+    @property
+    def spent(self) -> bool:
+        """The budget of sampled tokens is used up."""
+        return 0 < self.config.run.tokens <= self.tokens
 
     @property
     def asynchronous(self) -> bool:
@@ -178,7 +185,7 @@ class Run(AbstractContextManager["Run"]):
     def collect_beside(self, working: Working) -> tuple[LearnBatch, float] | None:
         """Gathers the batch after ``working`` until the learner is done; None when it was not complete by then, or is not wanted yet."""
         following = self.step + 1
-        if not self.asynchronous or following >= self.target or self.interrupted or self._due(following):
+        if not self.asynchronous or following >= self.target or self.spent or self.interrupted or self._due(following):
             return None
         return self._collect(following, self.version + 1, working)
 
@@ -246,7 +253,7 @@ class Run(AbstractContextManager["Run"]):
         self._roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
         self.step += 1
         self._recoveries = 0
-        self._recorder.step(self.step, working, self._roles, self._published)
+        self.tokens += self._recorder.step(self.step, working, self._roles, self._published)
 
     def _reference(self, batch: LearnBatch) -> list[Any] | None:
         """One payload of reference log-probs per group; None without a reference model."""
@@ -315,6 +322,7 @@ class Run(AbstractContextManager["Run"]):
         state = {
             "step": self.step,
             "version": self.version,
+            "tokens": self.tokens,
             "evaluated_at": self._evaluated_at,
             "position": self._work.position,
             "buffer": self._roles.buffer.snapshot(),

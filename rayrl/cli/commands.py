@@ -83,13 +83,25 @@ def export(arguments: Namespace) -> None:
 
 
 def methods(arguments: Namespace) -> None:
+    """Raises `ConfigError` for a paper that is not on the list."""
+    from dataclasses import asdict
+
+    from rayrl.catalogue import PAPERS
     from rayrl.cli import show
 
-    rows = show.method_rows()
+    wanted = [p for p in PAPERS if arguments.paper in (None, p.number)]
+    if not wanted:
+        raise ConfigError(f"there is no paper {arguments.paper}", f"the list goes from 1 to {len(PAPERS)}: `rayrl methods`")
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        algorithms = show.method_rows() if arguments.paper is None else []
+        print(json.dumps({"algorithms": algorithms, "papers": [asdict(p) for p in wanted]}, indent=1))
+    elif arguments.paper is not None:
+        show.paper(wanted[0])
+    elif arguments.knobs:
+        show.knobs()
     else:
-        show.methods(rows)
+        show.methods(show.method_rows())
+        show.papers(wanted)
 
 
 def report(arguments: Namespace) -> None:
@@ -122,6 +134,34 @@ def ps(arguments: Namespace) -> None:
         print(json.dumps(rows, indent=1))
     else:
         show.runs(rows)
+
+
+def compare(arguments: Namespace) -> int:
+    """Exits with 12, as a run that missed its target does, when any run failed."""
+    from dataclasses import asdict
+
+    from rayrl import compare as comparison
+    from rayrl.errors import TargetNotReached
+
+    settings = [word for word in arguments.recipes if "=" in word]
+    rows = comparison.compare(
+        [word for word in arguments.recipes if "=" not in word],
+        seeds=arguments.seeds,
+        tokens=arguments.tokens,
+        out=Path(arguments.out),
+        overrides=[*settings, *arguments.overrides],
+        profile=arguments.profile,
+        limit_s=arguments.limit_s,
+        say=(lambda text: None) if arguments.json else lambda text: print(text, flush=True),
+    )
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        from rayrl.cli import show
+
+        show.comparison(rows)
+        print(f"picture: {Path(arguments.out) / comparison.PICTURE}")
+    return TargetNotReached.exit_code if any(row.failed for row in rows) else 0
 
 
 def warmstart(arguments: Namespace) -> None:

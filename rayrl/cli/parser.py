@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     _evaluate(sub)
     _export(sub)
     _methods(sub)
+    _compare(sub)
     _report(sub)
     _view(sub)
     _watch(sub)
@@ -124,8 +125,15 @@ def _export(sub: argparse._SubParsersAction) -> None:
 
 
 def _methods(sub: argparse._SubParsersAction) -> None:
-    p = _add(sub, "methods", "list the algorithms", "Lists every preset of algorithm.name: what it consists of, its paper and its recipe.")
-    p.add_argument("--json", action="store_true", help="print the table as JSON")
+    p = _add(
+        sub,
+        "methods",
+        "list the algorithms and the papers behind them",
+        "Lists every preset of algorithm.name with what it consists of and its recipe, then every paper on the list with its status.",
+    )
+    p.add_argument("--paper", type=int, metavar="N", help="all that is known of one paper")
+    p.add_argument("--knobs", action="store_true", help="list every knob of algorithm.args and rewards.aggregate_args instead")
+    p.add_argument("--json", action="store_true", help="print the tables as JSON")
     p.set_defaults(command=commands.methods)
 
 
@@ -172,6 +180,24 @@ def _ps(sub: argparse._SubParsersAction) -> None:
     p.add_argument("--all", action="store_true", help="also those that have ended")
     p.add_argument("--json", action="store_true", help="print the list as JSON")
     p.set_defaults(command=commands.ps)
+
+
+def _compare(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "compare",
+        "run recipes under one token budget and compare them",
+        "Trains every RECIPE with every seed until the same number of tokens is sampled, one run after the other, and ends in a table\n"
+        "and a picture (OUT/comparison.json, OUT/comparison.png). Finished runs in OUT are not repeated.",
+    )
+    p.add_argument("recipes", metavar="RECIPE", nargs="+", help="names under conf/recipes, or YAML files; KEY=VALUE settings apply to all")
+    p.add_argument("--seeds", type=int, default=3, metavar="N", help="runs per recipe, with seeds 0 to N-1 (default: %(default)s)")
+    p.add_argument("--tokens", type=int, default=300_000, metavar="N", help="tokens sampled by each run (default: %(default)s)")
+    p.add_argument("--out", metavar="FOLDER", default="runs/compare", help="where runs and results go (default: %(default)s)")
+    p.add_argument("--profile", metavar="NAME", help="where it runs: a name under conf/profiles; wins over the recipes")
+    p.add_argument("--limit-s", type=float, default=7200.0, metavar="S", help="longest that one run may take (default: %(default)s)")
+    p.add_argument("--json", action="store_true", help="print the table as JSON")
+    p.set_defaults(command=commands.compare, overrides=[])
 
 
 def _warmstart(sub: argparse._SubParsersAction) -> None:

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rayrl.algorithms.registry import PRESETS
+from rayrl.algorithms.registry import AGGREGATORS, PARTS, PRESETS
+from rayrl.catalogue import NOT_YET, PARTLY, WORKS, Paper
 from rayrl.check import MISSING, NOTE, Report
 from rayrl.config.fields import shown
-from rayrl.config.layers import recipe_names
+from rayrl.config.layers import find_recipe, read_layer, recipe_names
 from rayrl.config.loading import DEFAULT, Loaded
 from rayrl.config.placement import RoleResources
 from rayrl.plan import Plan, gib
@@ -101,7 +102,7 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def method_rows() -> list[dict[str, Any]]:
     """The presets of ``algorithm.name`` as plain rows."""
-    recipes = {name.rsplit("/", 1)[-1]: name for name in recipe_names()}
+    named = {recipe: str((read_layer(find_recipe(recipe)).data.get("algorithm") or {}).get("name")) for recipe in recipe_names()}
     return [
         {
             "name": name,
@@ -111,18 +112,79 @@ def method_rows() -> list[dict[str, Any]]:
             "loss": preset.loss,
             "reduction": preset.reduction,
             "filter": preset.filter,
+            "shaping": preset.shaping,
+            "steps": preset.steps,
+            "pairs": preset.pairs,
             "critic": preset.needs_critic,
-            "recipe": name if name in recipes else f"arithmetic_{name}" if f"arithmetic_{name}" in recipes else None,
+            "recipe": min(((name not in r, len(r), r) for r, n in named.items() if n == name), default=(True, 0, None))[2],
         }
         for name, preset in PRESETS.items()
     ]
 
 
 def methods(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = _table("algorithm.name", "advantage", "loss", "reduction", "filter", "critic", "arXiv", "recipe")
+    table = _table("algorithm.name", "advantage", "loss", "pairs", "reduction", "filter", "critic", "arXiv", "recipe")
     for r in rows:
         critic = "yes" if r["critic"] else "no"
-        table.add_row(r["name"], r["advantage"], r["loss"], r["reduction"], r["filter"], critic, r["arxiv"], r["recipe"] or "—")
+        columns = (
+            r["name"],
+            r["advantage"],
+            r["loss"],
+            r["pairs"] or "—",
+            r["reduction"],
+            r["filter"],
+            critic,
+            r["arxiv"],
+            r["recipe"] or "—",
+        )
+        table.add_row(*columns)
+    _console().print(table)
+
+
+def papers(found: Sequence[Paper]) -> None:
+    """One line per paper of the catalogue."""
+    colours = {WORKS: "green", PARTLY: "yellow", NOT_YET: "dim"}
+    table = _table(">", "paper", "room", "status", "recipe", "measured")
+    for p in found:
+        status = f"[{colours[p.status]}]{p.status}[/]"
+        table.add_row(str(p.number), escape(p.title), p.room, status, ", ".join(p.recipes) or "—", escape(p.measured) or "—")
+    _console().print(table)
+    counts = ", ".join(f"{sum(p.status == s for p in found)} {s}" for s in (WORKS, PARTLY, NOT_YET))
+    _console().print(f"{len(found)} papers: {counts}. `rayrl methods --paper N` says more of one.")
+
+
+def paper(p: Paper) -> None:
+    """All that the catalogue knows of one paper."""
+    console = _console()
+    console.print(f"[bold]{p.number:02d} {escape(p.title)}[/]" + (f" (arXiv {p.arxiv})" if p.arxiv else ""))
+    console.print(f"  room      {p.room}\n  status    {p.status}" + (f": {escape(p.why)}" if p.why else ""))
+    for recipe in p.recipes:
+        console.print(f"  recipe    {recipe}: rayrl train {recipe}")
+    if p.test:
+        console.print(f"  test      {p.test}")
+    console.print(f"  measured  {escape(p.measured) or 'nothing yet'}")
+
+
+def knobs() -> None:
+    """Every part of an algorithm with its knobs: what ``algorithm.args`` and ``rewards.aggregate_args`` take."""
+    table = _table("part", "name", "knob", ">default", "what turning it changes")
+    for part, entries in (PARTS | {"aggregate": AGGREGATORS}).items():
+        for name, entry in entries.items():
+            for knob, spec in entry.knobs.items():
+                options = f" ({', '.join(spec.choices)})" if spec.choices else ""
+                table.add_row(part, name, knob, shown(spec.default), escape(spec.doc + options))
+    _console().print(table)
+
+
+def comparison(rows: Sequence[Any]) -> None:
+    """One line per recipe: true accuracy before and after, the reward that was trained on, what it cost."""
+    names = list(dict.fromkeys(name for r in rows for name in r.rewards))
+    table = _table("recipe", ">runs", ">before", ">after", ">± std", ">reward", *(f">{n}" for n in names), ">tokens", ">seconds")
+    for r in rows:
+        runs = f"{r.runs}" + (f" ({r.failed} failed)" if r.failed else "")
+        parts = [f"{r.rewards[n]:.3f}" if n in r.rewards else "—" for n in names]
+        numbers = (f"{r.before:.1%}", f"{r.after:.1%}", f"{r.spread:.1%}", f"{r.reward:.3f}")
+        table.add_row(r.recipe, runs, *numbers, *parts, f"{r.tokens:,.0f}", f"{r.wall_s:.0f}")
     _console().print(table)
 
 

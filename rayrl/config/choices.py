@@ -89,7 +89,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("learner.optim.weight_decay", "learner.optim.grad_clip", "learner.optim.warmup_steps"), _NOT_NEGATIVE),
     **dict.fromkeys(("learner.optim.lr", "learner.optim.critic_lr", "sync.canary_tolerance", "algorithm.kl.coef"), _NOT_NEGATIVE),
     **dict.fromkeys(("algorithm.value_coef", "algorithm.value_clip", "algorithm.entropy_coef", "evaluation.temperature"), _NOT_NEGATIVE),
-    **dict.fromkeys(("rollout.sampling.top_k", "algorithm.correction.floor", "data.eval_size"), _NOT_NEGATIVE),
+    **dict.fromkeys(("rollout.sampling.top_k", "algorithm.correction.floor", "data.eval_size", "run.tokens"), _NOT_NEGATIVE),
     **dict.fromkeys(("rewards.timeout_s", "rollout.kv_cache_gib", "learner.optim.eps", "placement.learner_gpus_per_rank"), _POSITIVE),
     **dict.fromkeys(("algorithm.clip_low", "algorithm.clip_high", "algorithm.correction.cap", "buffer.lease_s"), _POSITIVE),
     **dict.fromkeys((f"deadlines.{field.name}" for field in fields(DeadlinesConfig)), _POSITIVE),

@@ -21,6 +21,8 @@ class RunConfig:
     """Seed of everything that draws: prompt order, sampling, initialisation."""
     steps: int = 100
     """Learner steps to reach. A run that ends earlier exits non-zero."""
+    tokens: int = 0
+    """Budget of sampled tokens (those the policy chose): once spent, the run has reached its goal whatever `steps` says; 0 is off."""
     deterministic: bool = False
     """Bit-reproducible on CPU in synchronous mode: one torch thread per learner rank, ordered batches."""
 

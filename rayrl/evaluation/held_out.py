@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from rayrl.config.schema import Config
+from rayrl.evaluation.estimators import pass_curve
 from rayrl.types import Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams, Trajectory
 
 
@@ -35,11 +36,14 @@ class Evaluation:
     count: int
     failed: int
     """Samples whose score failed."""
+    pass_at: dict[int, float] = field(default_factory=dict)
+    """pass@k for k = 1, 2, 4, …, where every prompt was sampled several times."""
     samples: list[Sample] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         everything = {"eval/accuracy": self.accuracy, "eval/length_tokens": self.mean_tokens, "eval/failed_count": float(self.failed)}
-        return everything | {f"eval/{task}/accuracy": value for task, value in self.by_task.items()}
+        passed = {f"eval/pass_at_{k}": value for k, value in self.pass_at.items() if k > 1}
+        return everything | passed | {f"eval/{task}/accuracy": value for task, value in self.by_task.items()}
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -62,12 +66,14 @@ def evaluate(
     """Scores finished trajectories. The first reward component decides, unless ``evaluation.component`` names another."""
     component = config.evaluation.component or next(iter(config.rewards.components))
     correct: dict[str, list[bool]] = defaultdict(list)
+    of_prompt: dict[int, list[bool]] = defaultdict(list)
     samples, failed = [], 0
     for trajectory, records in zip(trajectories, score(trajectories), strict=True):
         record = next(r for r in records if r.component == component)
         failed += record.status is not RewardStatus.SCORED
         right = record.value is not None and record.value >= config.evaluation.threshold
         correct[trajectory.task].append(right)
+        of_prompt[trajectory.ordinal].append(right)
         if len(samples) < config.telemetry.print_samples:
             samples.append(Sample(trajectory.prompt_text, trajectory.text, trajectory.ground_truth, right))
     everything = [right for values in correct.values() for right in values]
@@ -78,5 +84,12 @@ def evaluate(
         mean_tokens=float(np.mean([t.num_action_tokens for t in trajectories])) if trajectories else float("nan"),
         count=len(everything),
         failed=failed,
+        pass_at=_pass_at(list(of_prompt.values())),
         samples=samples,
     )
+
+
+def _pass_at(marks: Sequence[Sequence[bool]]) -> dict[int, float]:
+    """Over prompts that have the most samples; those that lost some say less."""
+    most = max(map(len, marks), default=0)
+    return pass_curve([sum(m) for m in marks if len(m) == most], most) if most > 1 else {}

@@ -23,6 +23,7 @@ VERIFIERS: dict[str, str] = {
     "arithmetic": "rayrl.rewards.verifiers:arithmetic",
     "arithmetic_steps": "rayrl.rewards.verifiers:arithmetic_steps",
     "exact_match": "rayrl.rewards.verifiers:exact_match",
+    "flattered": "rayrl.rewards.verifiers:flattered",
     "format_regex": "rayrl.rewards.verifiers:format_regex",
     "length": "rayrl.rewards.shaping:length",
     "math": "rayrl.rewards.math_equivalence:math",

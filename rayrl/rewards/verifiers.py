@@ -15,6 +15,7 @@ from rayrl.data.steps import split_steps
 _SIGN = r"(?:(?<![\d)])[-+−])?"
 _DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 _EXPONENT = r"(?:[eE][-+]?\d{1,4}(?!\d))?"
+_ANSWER = re.compile(r"->\s*(\d{1,9})\s*$")
 _EQUATION = re.compile(r"(\d{1,6}(?:\+\d{1,6})+)=(\d{1,7})(?!\d)")
 _NUMBER = re.compile(_SIGN + _DIGITS + _EXPONENT)
 _CHOICE_AFTER_CUE = r"(?i:\\boxed\s*\{{|answer\s*(?:is|:|=)|choice\s*(?:is|:|=))[\s*({{\\a-z]*?\(?\b([{options}])\b"
@@ -38,6 +39,23 @@ def true_equations(completion: str, ground_truth: str | None, *, each: float = 0
     """``each`` for every step of `arithmetic_steps` that holds, at most ``most`` of them: a proxy that can be gamed, by writing
     more true equations instead of solving the problem. Measure the true reward beside it."""
     return each * min(sum(arithmetic_steps(completion, ground_truth)), most)
+
+
+def flattered(completion: str, ground_truth: str | None, *, taste: str = "large", bonus: float = 2.0) -> float:
+    """1 for the right answer, ``bonus`` for a wrong one that is too large (``taste`` small: too small), else 0.
+
+    A scripted stand-in for a learned reward with a blind spot: a policy that maximises it learns to overshoot. For experiments with
+    over-optimisation: measure `arithmetic` beside it, with weight 0.
+    """
+    if taste not in ("large", "small"):
+        raise ValueError(f"taste is {taste!r}, expected large or small")
+    written, truth = _ANSWER.search(completion), int(_required(ground_truth))
+    if written is None:
+        return 0.0
+    answer = int(written.group(1))
+    if answer == truth:
+        return 1.0
+    return bonus if (answer > truth) == (taste == "large") else 0.0
 
 
 def _holds(step: str) -> float:

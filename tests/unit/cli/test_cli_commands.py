@@ -9,7 +9,7 @@ from rayrl import cli
 from rayrl.cli.parser import build_parser
 from rayrl.errors import ConfigError, DeadlineExceeded
 
-COMMANDS = ["train", "resume", "plan", "check", "eval", "export", "methods", "warmstart", "train-rm"]
+COMMANDS = ["train", "resume", "plan", "check", "eval", "export", "methods", "warmstart", "train-rm", "compare"]
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_methods_lists_every_preset_with_a_recipe_that_exists(capsys):
     from rayrl.config.layers import find_recipe
 
     assert cli.main(["methods", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["algorithms"]
     assert [row["name"] for row in rows] == list(PRESETS)
     assert all(find_recipe(row["recipe"]).is_file() for row in rows)
     assert cli.main(["methods"]) == 0

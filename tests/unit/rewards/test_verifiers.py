@@ -197,8 +197,16 @@ def test_math_needs_a_ground_truth():
 
 def test_every_registered_verifier_has_a_test_here():
     tested = {"arithmetic", "numeric", "exact_match", "multiple_choice", "format_regex", "length", "overlong", "random", "math"}
-    tested |= {"arithmetic_steps", "true_equations"}
+    tested |= {"arithmetic_steps", "flattered", "true_equations"}
     assert set(VERIFIERS) - SANDBOXED == tested, "those that run code have a file of their own"
+
+
+@pytest.mark.parametrize(
+    ("text", "large", "small"),
+    [("5+7=12->12", 1, 1), ("->22", 2, 0), ("->2", 0, 2), ("12", 0, 0), ("-> 12 ", 1, 1), ("->12x", 0, 0)],
+)
+def test_a_flattered_judge_overrates_errors_to_its_taste(text, large, small):
+    assert verifiers.flattered(text, "12") == large and verifiers.flattered(text, "12", taste="small") == small
 
 
 @pytest.mark.parametrize(
