@@ -37,6 +37,7 @@ PAPERS = (
         WORKS,
         recipes=("methods/02-pure",),
         test="tests/unit/algorithms/test_step_credit.py",
+        measured="tabular, 3 seeds: sum form 4.5 to 6.3 steps long (hacked), min form 1.0 step and 99 % right",
     ),
     Paper(
         3,
@@ -47,6 +48,7 @@ PAPERS = (
         "opponents are the frozen start and the policy that sampled; a longer history or policies of other runs need more frozen models",
         recipes=("methods/03-mnpo",),
         test="tests/unit/algorithms/test_preference.py",
+        measured="rock-paper-scissors: last policy alone cycles (deviation 0.66 from uniform), with a fixed start 0.000",
     ),
     Paper(
         4,
@@ -80,6 +82,7 @@ PAPERS = (
         "win rates of scorers with a tie band; no pairwise judge",
         recipes=("methods/07-pref-grpo",),
         test="tests/unit/algorithms/test_shaping.py",
+        measured="a hack worth .0005: point-wise advantages above .5, with ties exactly 0",
     ),
     Paper(
         8,
@@ -93,6 +96,7 @@ PAPERS = (
             "hacking/robust",
         ),
         test="tests/unit/algorithms/test_resampling_and_ensembles.py",
+        measured="tabular: true value .10 for w = 1, .39 for .6, .59 for .4, .60 for .2",
     ),
     Paper(
         9,
@@ -112,6 +116,7 @@ PAPERS = (
         WORKS,
         recipes=("methods/10-irepo",),
         test="tests/unit/algorithms/test_pairs.py",
+        measured="tabular, 3 seeds: expected reward rises in each of 5 rounds; hard labels drift 4 times as far from the start",
     ),
     Paper(11, "Ferret: red-team search", "", "search", NOT_YET, "no quality-diversity archive"),
     Paper(
@@ -122,6 +127,7 @@ PAPERS = (
         WORKS,
         recipes=("methods/12-riskpo",),
         test="tests/unit/algorithms/test_risk.py",
+        measured="tabular, 3 seeds: entropy at update 50 is 2.3 (GRPO .8, risk-seeking .2); accuracy at 300 .96 (page: .98)",
     ),
     Paper(13, "ID-Aligner", "", "diffusion", NOT_YET, "needs an image sampler"),
     Paper(
@@ -133,6 +139,7 @@ PAPERS = (
         "the form for text",
         recipes=("methods/14-prdp",),
         test="tests/unit/algorithms/test_preference.py",
+        measured="tabular: reaches the optimum to 1e-14 in log-probability",
     ),
     Paper(15, "CoMAS: co-evolving agents", "", "multi-agent", NOT_YET, "one policy per run"),
     Paper(
@@ -174,6 +181,7 @@ PAPERS = (
         WORKS,
         recipes=("methods/19-flex-dpo",),
         test="tests/unit/algorithms/test_preference.py",
+        measured="shared features: DPO lowers both answers and raises an unseen one to .99; with the likelihood term the chosen one rises",
     ),
     Paper(
         20,
@@ -210,6 +218,8 @@ PAPERS = (
             "hacking/mean",
         ),
         test="tests/unit/algorithms/test_resampling_and_ensembles.py",
+        measured="best of 1000 by 5 noisy members, 30 seeds: gold .02 for one, 2.55 worst case, 2.58 uncertainty-weighted; "
+        "hacking/worst_case, seed 0: 24.6 % to 91.8 % true accuracy where hacking/proxy falls to 2.0 %",
     ),
     Paper(
         31,

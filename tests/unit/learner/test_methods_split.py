@@ -18,6 +18,7 @@ from rayrl.algorithms import registry
 from rayrl.config.schema import RewardComponent
 from rayrl.data import arrow
 from rayrl.data.steps import step_ends
+from rayrl.data.tokenizer import load_tokenizer
 from rayrl.learner.torch import TorchLearner
 
 SEPARATOR = ","
@@ -81,14 +82,15 @@ def reference_for(store: DictStore):
     return payloads
 
 
+def decoder(c):
+    tokenizer = load_tokenizer(c.model)
+    return lambda token: tokenizer.decode([token], skip_special_tokens=True)
+
+
 def run(case: str, folder, steps: int = 2, ranks: int = 1, **more):
     store = DictStore()
     c = settings(case, folder, **more)
-    from rayrl.data.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(c.model)
-    decode = lambda token: tokenizer.decode([token], skip_special_tokens=True)
-    batches = [batch_for(c, store, i, decode) for i in range(steps)]
+    batches = [batch_for(c, store, i, decoder(c)) for i in range(steps)]
     fixed = {b.step: reference_for(store)(b) for b in batches} if registry.resolve(c.algorithm).needs_reference else None
     return train_ranks(c, store, batches, ranks, (lambda b: fixed[b.step]) if fixed else None)
 
@@ -128,8 +130,7 @@ def test_what_a_method_remembers_is_saved_and_continues_to_the_last_bit(case, mo
     store = DictStore()
     c = settings(case, model_folder)
     straight = TorchLearner(c, store)
-    decode = lambda token: straight._tokenizer.decode([token], skip_special_tokens=True)
-    batches = [batch_for(c, store, i, decode) for i in range(3)]
+    batches = [batch_for(c, store, i, decoder(c)) for i in range(3)]
     straight.step(batches[0], None)
     straight.save(tmp_path)
     resumed = TorchLearner(c, store)
