@@ -30,7 +30,7 @@ def as_bytes(text: bytes | str) -> bytes:
 def item_key(text: bytes | str, context: str = "") -> int:
     """uint64: xxh3-64 of the text's bytes; with a context, of both."""
     if not context:
-        return xxhash.xxh3_64_intdigest(as_bytes(text))
+        return xxhash.xxh3_64_intdigest(as_bytes(text)) or 1  # 0 is no message
     return int(_digest([context, as_text(text)])[:16], 16)
 
 

@@ -93,3 +93,11 @@ def build(cls, **kwargs):
 def fail(**kwargs):
     print("looking for the model", flush=True)
     raise RuntimeError("no model here")
+
+
+def fake_judge(config):
+    """A judge worker around an engine without a model."""
+    from rayrl.feedback.judges.engine import JudgeWorker
+    from rayrl.rollout.fake import FakeEngine
+
+    return JudgeWorker(FakeEngine(max_length=8192), "fake", lambda messages: [2] * 20, lambda ids: " ".join(map(str, ids)))

@@ -22,6 +22,8 @@ from rayrl.feedback.judges.base import JudgeError
 from rayrl.protocols import Engine
 from rayrl.types import FinishReason, GenerationRequest, SamplingParams
 
+_DEAD = float("inf")
+"""Questions out at a worker that died: it is given no more until `WorkersJudge.use` names its replacement."""
 _IDLE_S = 0.5
 _SLACK_S = 5.0
 """What a call may take beyond the deadline of its question, before its worker counts as lost."""
@@ -134,17 +136,20 @@ class WorkersJudge:
 
     def use(self, workers: Sequence[Worker]) -> None:
         """From here on these (a replaced worker has another handle)."""
-        self._workers, self._out = list(workers), [0] * len(workers)
+        self._workers, self._out = list(workers), [0.0] * len(workers)
 
     async def answer(self, messages: Sequence[Mapping[str, str]], sampling: SamplingParams, deadline_s: float) -> JudgeAnswer:
         """See `protocols.Judge.answer`."""
         workers, out = self._workers, self._out
-        i = out.index(min(out))
+        i = out.index(min(out)) if out else 0
+        if not out or out[i] == _DEAD:
+            raise JudgeError("connection", "no judge worker is alive at present")
         out[i] += 1
         call = lambda: workers[i].submit("answer", list(messages), sampling, deadline_s).result(deadline_s + _SLACK_S)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except RoleFailed as e:
+            out[i] = _DEAD
             raise JudgeError("connection", f"a judge worker died: {e.message}") from None
         except DeadlineExceeded as e:
             raise JudgeError("timeout", e.message, e.hint) from None
