@@ -22,7 +22,7 @@ from rayrl.runtime.pool import Pool
 ANNOTATOR = "annotator"
 _RESTARTS = 1000
 """An annotator may die as often as it likes: the run goes on with the labels that are there."""
-_CALLS = 64
+_CALLS = 16
 """Calls of other roles that the annotator serves at once; some of them wait (`ask`)."""
 
 

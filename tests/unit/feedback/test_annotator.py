@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ScriptedJudge, messages, running, wait_for
+from scripted import ScriptedJudge, messages, running, wait_for
 
 from rayrl.annotations import Question, QuestionState
 from rayrl.feedback.annotator import Annotator
@@ -43,6 +43,28 @@ def test_one_slow_answer_holds_up_no_other(store, settings):
         started = time.monotonic()
         assert wait_for(lambda: labelled(annotator) == 99, 5) and time.monotonic() - started < 2.0
         assert judge.running == 1 and judge.most_running == 16
+
+
+def test_a_label_is_in_use_less_than_a_second_after_its_answer(store, settings):
+    answered, seen = {}, {}
+
+    def reply(prompt):
+        answered[text_of(prompt)] = time.monotonic()
+        return "<label>FOO</label>"
+
+    judge = ScriptedJudge(reply, delay=lambda prompt: random.uniform(0.0, 0.2))
+    with running(Annotator(settings(), store(settings()), judge)) as annotator:
+        texts, version = messages(200), -1
+        see(annotator, texts)
+        limit = time.monotonic() + 20
+        while len(seen) < 200 and time.monotonic() < limit:
+            newer = annotator.snapshot(version)
+            if newer is not None:
+                version = newer.version
+                seen |= {k: time.monotonic() for k in newer.keys.tolist() if k not in seen}
+            time.sleep(0.05)  # a learner's batch
+        delays = sorted(seen[k] - answered[texts[k]] for k in seen)
+        assert len(delays) == 200 and delays[190] < 1.0
 
 
 def test_a_judge_that_hangs_blocks_no_caller(store, settings):

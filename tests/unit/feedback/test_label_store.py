@@ -4,10 +4,10 @@ import sqlite3
 
 import numpy as np
 import pytest
-from conftest import messages
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from scripted import messages
 
 from rayrl.annotations import Question, QuestionState
 from rayrl.errors import StorageError
