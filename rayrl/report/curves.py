@@ -51,7 +51,8 @@ _CHARTS = (
     Chart("Failed scores", "samples", [("rewards/failed_count", "failed")], "per step", "health"),
     Chart("Throughput", "tokens/s", [("step/tokens_per_s", "trained"), ("learner/tokens_per_s", "learner alone")], "", "speed"),
     Chart("One step", "s", [("step/total_s", "whole"), ("step/generate_wait_s", "rollouts"), ("step/learn_s", "learner")], "", "speed"),
-    Chart("Cost of judges", "$", [("cost/total_usd", "so far")], "", "speed"),
+    Chart("Cost of judges", "$", [("cost/total_usd", "of records"), ("feedback/cost_usd", "of labels")], "so far", "speed"),
+    Chart("Labels", "questions", [("feedback/labelled_count", "labelled"), ("feedback/backlog_questions", "waiting")], "", "speed"),
 )
 _RESERVED = {"reward/mean", "reward/std"}
 

@@ -30,6 +30,7 @@ from rayrl.report.bounds import phases
 from rayrl.report.details import read_details, token_decoder
 from rayrl.report.folder import RunData, read_run
 from rayrl.report.index import Index, Texts, read_index
+from rayrl.report.labels import Labels, read_labels
 from rayrl.report.rewarders import rewarders
 from rayrl.report.sample import choose
 from rayrl.report.timeline import Timeline, timeline
@@ -52,6 +53,8 @@ class Seen:
     cost: dict[int, float]
     """Dollars by step."""
     timeline: Timeline
+    labels: Labels | None
+    """None where no judge was asked."""
 
 
 def look(path: Path | str, known: Seen | None = None) -> Seen:
@@ -59,7 +62,9 @@ def look(path: Path | str, known: Seen | None = None) -> Seen:
     run = read_run(path)
     index = read_index(run.folder.rollouts, known.index if known else None)
     found, cost = (known.rewarders, known.cost) if known and known.index is index else rewarders(index)
-    return Seen(run, index, found, cost, timeline(run.spans))
+    labels, unreadable = read_labels(run.path / "feedback.sqlite")
+    run.missing += [unreadable] if unreadable else []
+    return Seen(run, index, found, cost, timeline(run.spans), labels)
 
 
 def write(paths: Sequence[Path | str], out: Path) -> Path:
@@ -168,6 +173,7 @@ def _html(seen: Sequence[Seen], data: str, *, plotly: bool) -> str:
                 "missing": [*one.run.missing, *one.index.missing],
                 "answers": answers(one.run, one.index, one.rewarders, found),
                 "rewarders": one.rewarders,
+                "labels": one.labels,
                 "phases": found,
                 "timeline": one.timeline,
                 "trust": trust(one.run, one.index).sentences,

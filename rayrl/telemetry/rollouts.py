@@ -114,12 +114,12 @@ class _Columns:
             self._rows.append(
                 {
                     "reward": None if group.rewards is None or not (kept[i] or group.kept is None) else float(group.rewards[i]),
-                    "advantage": float(tokens.advantages.mean()) if len(tokens.advantages) else None,
+                    "advantage": _mean(tokens.advantages) if len(tokens.advantages) else None,
                     "kept": bool(kept[i]),
                     "reason": None if kept[i] else group.reason or _why(records),
                     "staleness": self._version - group.info.oldest_version,
                     "length": int(group.info.action_tokens[i]),
-                    "gap": float(np.abs(tokens.learner_logprobs - behavior[i]).mean()) if known else None,
+                    "gap": _mean(np.abs(tokens.learner_logprobs - behavior[i])) if known else None,
                 }
             )
             self._tokens.append(tokens)
@@ -149,6 +149,11 @@ def read_rollouts(folder: Path | str, columns: Sequence[str] | None = None, step
     """All parts (or one step), in order of step; ``columns`` None reads all."""
     where = None if step is None else ds.field("step") == step
     return ds.dataset(folder, format="parquet").to_table(columns=None if columns is None else list(columns), filter=where)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of a short array; `ndarray.mean` takes five times as long."""
+    return float(np.add.reduce(values)) / len(values)
 
 
 def _why(records: Sequence[RewardRecord]) -> str:

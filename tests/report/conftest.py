@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,24 +72,39 @@ class Page:
         return self.js("return rayrl.browser.view.length")
 
 
-@pytest.fixture(scope="session")
-def page() -> Iterator[Page]:
-    pytest.importorskip("selenium", reason="the page is tested in a real browser: pip install selenium")
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    chauffeur = shutil.which("chromedriver")
-    if not (browser and chauffeur):
-        pytest.skip("the page is tested in a real browser: apt install chromium chromium-driver")
+def missing() -> str:
+    """What a test in a browser needs and does not find here; empty where nothing is missing."""
+    if importlib.util.find_spec("selenium") is None:
+        return "pip install selenium"
+    return "" if _browser() and shutil.which("chromedriver") else "apt install chromium chromium-driver"
+
+
+@contextmanager
+def browser() -> Iterator:
+    """A headless Chromium with a fresh profile, driven by selenium."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     with tempfile.TemporaryDirectory() as profile:
         options = webdriver.ChromeOptions()
-        options.binary_location = browser
+        options.binary_location = _browser()
         for flag in (*_FLAGS, f"--user-data-dir={profile}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        driver = webdriver.Chrome(options=options, service=Service(chauffeur))
+        driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
         try:
-            yield Page(driver)
+            yield driver
         finally:
             driver.quit()
+
+
+@pytest.fixture(scope="session")
+def page() -> Iterator[Page]:
+    if needs := missing():
+        pytest.skip(f"the page is tested in a real browser: {needs}")
+    with browser() as driver:
+        yield Page(driver)
+
+
+def _browser() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

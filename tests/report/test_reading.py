@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pyarrow.parquet as pq
 import pytest
@@ -162,3 +164,21 @@ def test_the_page_needs_no_network_and_names_no_address(run, tmp_path):
     assert "default-src 'none'" in own and "connect-src" not in own
     shutil.rmtree(run)  # and nothing of the folder is needed to read it
     assert (tmp_path / "out" / "report.html").stat().st_size < 10e6
+
+
+def test_what_judges_said_is_shown_and_a_damaged_label_file_is_named(run):
+    path = run / "feedback.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE questions (key TEXT)")
+        names = "kind, goal, model, context, texts, state, label, error, raw_answers, attempts, tokens, cost_usd"
+        db.execute(f"CREATE TABLE annotations (id INTEGER PRIMARY KEY, {names})")
+        insert = f"INSERT INTO annotations ({names}) VALUES ({', '.join('?' * 12)})"
+        texts, raw = json.dumps(["You <i>see</i> here a key.", "It is dark."]), json.dumps(["<script>alert(1)</script> first"])
+        db.execute(insert, ("pair", "win", "some-judge", "", texts, "labelled", "[1.0]", "", raw, 1, 120, 0.002))
+        db.execute(insert, ("pair", "win", "some-judge", "", texts, "failed", "[]", "malformed: no word", raw, 3, 99, 0.001))
+        db.commit()
+    html = render([look(run)])
+    assert "some-judge labelled 1 questions; 1 failed (malformed 1)" in html and "219 tokens, $0.0030" in html and "Asked for: win." in html
+    assert "You &lt;i&gt;see&lt;/i&gt; here a key." in html and "<script>alert" not in html
+    path.write_bytes(b"no database" * 100)
+    assert "feedback.sqlite cannot be read" in render([look(run)])

@@ -42,8 +42,8 @@ class Browser {
 
   /** Something worth a first look: a late group whose rewards differ. */
   firstTelling() {
-    const { reward, ordinal } = this.table;
-    for (let v = this.view.length - 1; v > 0; v--) { const i = this.view[v], j = this.view[v - 1]; if (ordinal[i] === ordinal[j] && reward[i] !== reward[j]) return v; }
+    const { reward, ordinal } = this.table, differs = (i, j) => ordinal[i] === ordinal[j] && Math.abs(reward[i] - reward[j]) > 0;
+    for (let v = this.view.length - 1; v > 0; v--) if (differs(this.view[v], this.view[v - 1])) return v;
     return 0;
   }
 
@@ -135,11 +135,17 @@ class Browser {
     this.rows.replaceChildren(...nodes);
   }
 
+  /** The reward; of a group that was dropped before it had one, its first component. */
+  valueOf(i) {
+    const t = this.table, first = Object.values(t.components)[0];
+    return Number.isNaN(t.reward[i]) && first ? first[i] : t.reward[i];
+  }
+
   rowNode(i, v) {
     const t = this.table, reason = t.kept[i] ? "" : t.texts.reason.labels[t.texts.reason.codes[i]] ?? "left out", finish = t.texts.finish.labels[t.texts.finish.codes[i]] ?? "";
     const prompt = t.texts.prompt.labels[t.texts.prompt.codes[i]] ?? "";
     return el("div", { className: "row" + (i === this.open ? " open" : "") + (reason ? " dropped" : ""), role: "option", style: { top: v * ROW + "px" }, onclick: () => this.show(i) },
-      el("span", { className: "value" + (t.advantage[i] > 1e-6 ? " up" : t.advantage[i] < -1e-6 ? " down" : "") }, verdict(t.reward[i])), el("span", { className: "what mono" }, prompt.replace(/\s+/g, " ")),
+      el("span", { className: "value" + (t.advantage[i] > 1e-6 ? " up" : t.advantage[i] < -1e-6 ? " down" : "") }, verdict(this.valueOf(i))), el("span", { className: "what mono" }, prompt.replace(/\s+/g, " ")),
       el("span", { className: "facts" }, `step ${t.step[i]}`, el("br"), reason || `${t.length[i]} tokens${finish && finish !== "stop" ? " · " + finish : ""}`));
   }
 

@@ -1,0 +1,92 @@
+"""What it costs to record a run and to look at it.
+
+    python tests/bench/bench_report.py
+
+``paint``: seconds from `rayrl view` on a run of 10^5 trajectories to the finished page in a headless Chromium, over 3 s.
+``write``: seconds of `rayrl report` for a run of 200 steps of 256 trajectories, over 10 s. ``size``: bytes of that page over 10 MB.
+``filter``: the slowest of a few filters over 10^5 trajectories, over 0.2 s.
+``recording``: processor time of writing trajectories with reward and token records, and of handing token records over, as a share of
+the step, in a short run with the real parts (vLLM, DeepSpeed, a tiny model).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
+
+from report import emit
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
+
+from conftest import Page, browser
+from made_up import made_up_run
+
+from rayrl.models import tiny
+from rayrl.report.folder import read_trace
+from rayrl.report.page import write
+from rayrl.report.server import start
+from rayrl.telemetry.jsonl import read_metrics
+
+FILTERS = {"task": "sums", "low": "0.5", "step-low": "40", "finish": "stop", "sort": "length ↓", "text": "answer 7"}
+SKIPPED = 2
+LIMIT_S = 600
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        share, step_s = recording(folder)
+        paint_s, filter_s = looking(folder)
+        run = made_up_run(folder / "two_hundred", steps=200, groups=32, samples=8)
+        began = time.perf_counter()
+        page = write([run], folder / "report.html")
+        write_s = time.perf_counter() - began
+        ratios = {
+            "paint": paint_s / 3,
+            "filter": filter_s / 0.2,
+            "write": write_s / 10,
+            "size": page.stat().st_size / 1e7,
+            "recording": share,
+        }
+    targets = {"paint": ("<=", 1.0), "filter": ("<=", 1.0), "write": ("<=", 1.0), "size": ("<=", 1.0), "recording": ("<=", 0.02)}
+    sys.exit(0 if emit("report", ratios, targets, paint_s=paint_s, filter_s=filter_s, write_s=write_s, step_s=step_s) else 1)
+
+
+def looking(folder: Path) -> tuple[float, float]:
+    """Seconds to the finished page of 10^5 trajectories, and of its slowest filter."""
+    run = made_up_run(folder / "many", steps=100, groups=125, samples=8)
+    with browser() as driver:
+        page = Page(driver)
+        page.open("data:text/html,<html data-ready=true>")
+        began = time.perf_counter()
+        server = start(run)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.open(f"http://127.0.0.1:{server.server_address[1]}/")
+        paint_s = time.perf_counter() - began
+        slowest = 0.0
+        for name, value in FILTERS.items():
+            page.set(name, value)
+            slowest = max(slowest, page.js("return rayrl.browser.took"))
+        server.shutdown()
+    return paint_s, slowest / 1e3
+
+
+def recording(folder: Path) -> tuple[float, float]:
+    """Share of a step that recording takes, and the seconds of that step."""
+    model = tiny.save(folder / "model")
+    settings = ["run.steps=10", f"run.dir={folder / 'run'}", f"model.path={model}", "batch.groups_per_step=32", "batch.group_size=8"]
+    command = [sys.executable, "-m", "rayrl", "train", "arithmetic_grpo", *settings, "telemetry.wandb=off", "evaluation.enabled=false"]
+    subprocess.run(command, check=True, timeout=LIMIT_S, stdout=subprocess.DEVNULL)
+    rows = read_metrics(folder / "run" / "metrics.jsonl")[SKIPPED + 1 :]
+    spans = [e["dur"] / 1e6 for e in read_trace(folder / "run" / "spans.json") if e.get("name") == "token_records"][SKIPPED + 1 :]
+    step_s = median(row["step/total_s"] for row in rows)
+    return (median(row["archive/cpu_s"] for row in rows) + median(spans)) / step_s, step_s
+
+
+if __name__ == "__main__":
+    main()
