@@ -3,6 +3,7 @@
 config.yaml, config_origins.json   what runs, and where each value came from
 metrics.jsonl                      one line per step
 rollouts/*.parquet                 every trajectory that was trained on, and some of those that were not
+fragments/*.parquet                of environment agents: one fragment of some steps
 evaluations.jsonl                  held-out accuracy with samples
 events.jsonl, status.json          what happened and when; who runs it, and whether it is alive
 report.html                        the run as a page to look at
@@ -53,6 +54,10 @@ class RunFolder:
     @property
     def rollouts(self) -> Path:
         return self.path / "rollouts"
+
+    @property
+    def fragments(self) -> Path:
+        return self.path / "fragments"
 
     @property
     def evaluations(self) -> Path:

@@ -26,10 +26,12 @@ class Answer(NamedTuple):
     """Section of the page that shows it."""
 
 
-def answers(run: RunData, index: Index, rewarders: Sequence[dict[str, Any]], phases: Sequence[Phase]) -> list[Answer]:
+def answers(
+    run: RunData, index: Index, rewarders: Sequence[dict[str, Any]], phases: Sequence[Phase], excerpts: Sequence[Any] = ()
+) -> list[Answer]:
     return [
         _learned(run),
-        _wrote(index),
+        _lived(run, excerpts) if excerpts else _wrote(index),
         _rewarded(rewarders),
         Answer("What bounds it?", phases[0].text if phases else "No step was finished.", NOTE, "speed"),
         _failed(run, rewarders),
@@ -49,6 +51,12 @@ def _learned(run: RunData) -> Answer:
         return Answer(
             question, f"{word}: held-out accuracy {percent(before)} → {percent(after)} ({gain}, steps {first} to {last}).", mood, "learning"
         )
+    returns = [(e["step"], e["mean_return"]) for e in run.evaluations if isinstance(e.get("mean_return"), int | float)]
+    if len(returns) >= 2:
+        (first, before), (last, after) = returns[0], returns[-1]
+        count = run.evaluations[-1].get("count") or 0
+        text = f"Mean return of examined episodes {before:.3g} → {after:.3g} ({count} episodes each, steps {first} to {last})."
+        return Answer(question, text, GOOD if after > before else BAD if after < before else NOTE, "learning")
     rows = [row["reward/mean"] for row in run.metrics if isinstance(row.get("reward/mean"), int | float)]
     if len(rows) >= 4:
         part = max(1, len(rows) // 5)
@@ -66,6 +74,14 @@ def _wrote(index: Index) -> Answer:
     cut = float((finish.codes == finish.labels.index("length")).mean()) if "length" in finish.labels else 0.0
     text = f"{len(index):,} trajectories, median {np.median(length):.0f} tokens, {percent(cut)} cut off by the token limit."
     return Answer(question, text, BAD if cut > 0.2 else GOOD, "trajectories")
+
+
+def _lived(run: RunData, excerpts: Sequence[Any]) -> Answer:
+    """An environment agent writes nothing: what it did is shown in excerpts."""
+    ends = run.evaluations[-1].get("ends", {}) if run.evaluations else {}
+    told = ", ".join(f"{end} {count}" for end, count in sorted(ends.items(), key=lambda item: -item[1])[:3])
+    text = f"{len(excerpts)} excerpts of its episodes are below" + (f"; examined episodes ended by: {told}." if told else ".")
+    return Answer("What did it do?", text, GOOD, "episodes")
 
 
 def _rewarded(rewarders: Sequence[dict[str, Any]]) -> Answer:

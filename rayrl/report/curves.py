@@ -26,6 +26,8 @@ class Chart:
 
 
 _CHARTS = (
+    Chart("Return", "", [("eval/return", "examined"), ("episode/return", "while training")], "of an episode, the environment's own reward"),
+    Chart("Success", "share", [("eval/episode/success", "examined"), ("episode/success", "while training")], "of episodes"),
     Chart("Reward", "", [("reward/mean", "reward")], "mean of the samples trained on"),
     Chart("Accuracy while training", "share", [("batch/accuracy", "batch")]),
     Chart("Distance to the reference", "nats", [("kl/reference", "reference")]),

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 _SCALARS = ("step", "version", "reward", "advantage", "kept", "reason", "components", "staleness", "length", "gap")
 _LIGHT = (*_SCALARS, "id", "ordinal", "sample", "finish_reason", "task", "prompt_text")
 _READERS = 4
+NO_TRAJECTORIES = "no trajectories were written"
 
 
 class Texts(NamedTuple):
@@ -58,7 +59,7 @@ def read_index(folder: Path, known: Index | None = None) -> Index:
     parts = sorted(folder.glob("step-*.parquet")) if folder.is_dir() else []
     if known is not None and parts == known.parts:
         return known
-    missing: list[str] = [] if parts else ["no trajectories were written"]
+    missing: list[str] = [] if parts else [NO_TRAJECTORIES]
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(_read_part, parts))
     broken = [path.name for path, table in zip(parts, tables, strict=True) if table is None]

@@ -28,8 +28,9 @@ from rayrl.report import curves
 from rayrl.report.answers import answers, trust
 from rayrl.report.bounds import phases
 from rayrl.report.details import read_details, token_decoder
+from rayrl.report.excerpts import read_excerpts
 from rayrl.report.folder import RunData, read_run
-from rayrl.report.index import Index, Texts, read_index
+from rayrl.report.index import NO_TRAJECTORIES, Index, Texts, read_index
 from rayrl.report.labels import Labels, read_labels
 from rayrl.report.rewarders import rewarders
 from rayrl.report.sample import choose
@@ -38,7 +39,7 @@ from rayrl.telemetry.files import replace_atomically
 
 BUDGET = 2_600_000
 """Bytes of compressed trajectories in a page, all runs together."""
-_SCRIPTS = ("core.js", "charts.js", "timeline.js", "trajectory.js", "browser.js", "main.js")
+_SCRIPTS = ("core.js", "charts.js", "timeline.js", "trajectory.js", "browser.js", "player.js", "main.js")
 _NEEDS = ("reports need the packages plotly and jinja2", 'pip install "rayrl[report]", or run launch/setup.sh')
 _OWN_SETTINGS = ("run.seed", "run.name", "run.dir")
 
@@ -55,6 +56,8 @@ class Seen:
     timeline: Timeline
     labels: Labels | None
     """None where no judge was asked."""
+    excerpts: list[dict[str, Any]]
+    """Of environment agents (`excerpts`)."""
 
 
 def look(path: Path | str, known: Seen | None = None) -> Seen:
@@ -64,7 +67,11 @@ def look(path: Path | str, known: Seen | None = None) -> Seen:
     found, cost = (known.rewarders, known.cost) if known and known.index is index else rewarders(index)
     labels, unreadable = read_labels(run.path / "feedback.sqlite")
     run.missing += [unreadable] if unreadable else []
-    return Seen(run, index, found, cost, timeline(run.spans), labels)
+    excerpts, unread = read_excerpts(run.folder.fragments, run.path / "feedback.sqlite")
+    run.missing += unread
+    if excerpts:  # an environment agent has no trajectories of tokens
+        index.missing = [line for line in index.missing if line != NO_TRAJECTORIES]
+    return Seen(run, index, found, cost, timeline(run.spans), labels, excerpts)
 
 
 def write(paths: Sequence[Path | str], out: Path) -> Path:
@@ -151,6 +158,7 @@ def _data(seen: Sequence[Seen]) -> dict[str, Any]:
                 "events": [[e.get("time"), e.get("step"), e.get("kind"), str(e.get("text", ""))[:400]] for e in one.run.events],
                 "trust": trust(one.run, one.index).points,
                 "total": len(one.index),
+                "excerpts": one.excerpts,
             }
         )
     return {"runs": runs, "charts": curves.charts(all_series)}
@@ -171,9 +179,10 @@ def _html(seen: Sequence[Seen], data: str, *, plotly: bool) -> str:
                 "run": one.run,
                 "index": one.index,
                 "missing": [*one.run.missing, *one.index.missing],
-                "answers": answers(one.run, one.index, one.rewarders, found),
+                "answers": answers(one.run, one.index, one.rewarders, found, one.excerpts),
                 "rewarders": one.rewarders,
                 "labels": one.labels,
+                "excerpts": one.excerpts,
                 "phases": found,
                 "timeline": one.timeline,
                 "trust": trust(one.run, one.index).sentences,
@@ -204,7 +213,8 @@ def _before_and_after(run: RunData) -> list[dict[str, Any]]:
     """The same held-out prompts at the first and at the last evaluation."""
     if len(run.evaluations) < 2:
         return []
-    first, last = ({s.get("prompt"): s for s in e.get("samples") or ()} for e in (run.evaluations[0], run.evaluations[-1]))
+    read = lambda exam: {s["prompt"]: s for s in exam.get("samples") or () if {"prompt", "completion", "correct"} <= s.keys()}
+    first, last = read(run.evaluations[0]), read(run.evaluations[-1])
     return [{"prompt": prompt, "before": first[prompt], "after": last[prompt]} for prompt in first if prompt in last][:6]
 
 

@@ -1,6 +1,7 @@
-"""Keeps every trajectory that was trained on, and a bounded number of those that were not. A role of its own, so that neither
-driver nor learner waits for a disk. Payloads, reward records and token records come by reference or from the buffer itself; the driver
-moves none of them.
+"""Keeps every trajectory that was trained on, and a bounded number of those that were not; of environment agents an excerpt.
+
+A role of its own, so that neither driver nor learner waits for a disk. Payloads, reward records and token records come by reference or
+from the buffer itself; the driver moves none of them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import pyarrow as pa
 
 from rayrl.errors import RayrlError
 from rayrl.protocols import ReplayBuffer, Store
+from rayrl.telemetry.fragments import FragmentWriter, is_fragment, keeps
 from rayrl.telemetry.process import resident_bytes
 from rayrl.telemetry.rollouts import GroupRows, RolloutWriter, Tokens, lists
-from rayrl.types import DroppedGroup, LearnBatch, RewardRecord
+from rayrl.types import DroppedGroup, LearnBatch, Outcomes, RewardRecord
 
 EncodeRecords = Callable[[Sequence[Sequence[RewardRecord]]], pa.Array]
 
@@ -26,6 +28,7 @@ class Archive:
     def __init__(self, folder: Path, store: Store, buffer: ReplayBuffer, encode_records: EncodeRecords, *, fetch_s: float) -> None:
         """``encode_records``: see `RolloutWriter.write`."""
         self._writer, self._store, self._buffer, self._fetch_s = RolloutWriter(folder), store, buffer, fetch_s
+        self._fragments = FragmentWriter(folder.parent / "fragments")
         self._encode_records = encode_records
 
     def write(self, step: int, batch: LearnBatch, token_records: Sequence[Any] = ()) -> dict[str, float]:
@@ -36,10 +39,24 @@ class Archive:
         """
         cpu = time.thread_time()
         outcomes = self._buffer.take_outcomes(batch.ordinals)
-        tokens = {}
-        for reference in token_records:
-            if reference is not None:
-                tokens |= dict(_tokens(self._fetch(reference)))
+        records = [self._fetch(reference) for reference in token_records if reference is not None]
+        path = self._write(step, batch, outcomes, records)
+        return {
+            "archive/bytes": float(path.stat().st_size) if path else 0.0,
+            "archive/cpu_s": time.thread_time() - cpu,
+            "archive/forgotten_groups": float(outcomes.forgotten),
+            "memory/archive_bytes": float(resident_bytes()),
+        }
+
+    def _write(self, step: int, batch: LearnBatch, outcomes: Outcomes, records: Sequence[pa.RecordBatch]) -> Path | None:
+        """None where nothing of this step is kept."""
+        first = self._fetch(batch.groups[0].info.payload)
+        if is_fragment(first):
+            told = _told(records, batch.groups[0].info.ordinal)
+            return self._fragments.write(step, batch.version, first, told) if keeps(step) else None
+        tokens: dict[tuple[int, int], Tokens] = {}
+        for part in records:
+            tokens |= dict(_tokens(part))
         groups = [
             GroupRows(
                 g.info,
@@ -53,13 +70,7 @@ class Archive:
             for g in batch.groups
         ]
         groups += [rows for dropped in outcomes.dropped if (rows := self._dropped(dropped)) is not None]
-        path = self._writer.write(step, batch.version, groups, self._encode_records)
-        return {
-            "archive/bytes": float(path.stat().st_size),
-            "archive/cpu_s": time.thread_time() - cpu,
-            "archive/forgotten_groups": float(outcomes.forgotten),
-            "memory/archive_bytes": float(resident_bytes()),
-        }
+        return self._writer.write(step, batch.version, groups, self._encode_records)
 
     def _fetch(self, reference: Any) -> pa.RecordBatch:
         return self._store.get(reference, timeout_s=self._fetch_s)
@@ -80,6 +91,17 @@ def _components(group: DroppedGroup) -> dict[str, np.ndarray]:
     names = sorted({record.component for sample in group.records for record in sample})
     value = lambda sample, name: next((r.value for r in sample if r.component == name and r.value is not None), np.nan)
     return {name: np.array([value(sample, name) for sample in group.records], np.float32) for name in names}
+
+
+def _told(records: Sequence[pa.RecordBatch], ordinal: int) -> dict[str, np.ndarray]:
+    """What the learner tells of the frames of one fragment: every list column beside the keys."""
+    for part in records:
+        ordinals = part.column("ordinal").to_pylist()
+        if ordinal in ordinals:
+            row = ordinals.index(ordinal)
+            names = [name for name in part.schema.names if pa.types.is_list(part.schema.field(name).type)]
+            return {name: lists(part.column(name))[row] for name in names}
+    return {}
 
 
 def _tokens(records: pa.RecordBatch) -> Iterator[tuple[tuple[int, int], Tokens]]:

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayrl.data import arrow
+from rayrl.agent_types import Fragment
+from rayrl.data import arrow, fragment_arrow
 from rayrl.telemetry.events import EventLog
+from rayrl.telemetry.fragments import FragmentWriter
 from rayrl.telemetry.jsonl import JsonlSink
 from rayrl.telemetry.perfetto import TraceFile
 from rayrl.telemetry.rollouts import GroupRows, RolloutWriter, Tokens
@@ -165,3 +167,46 @@ def _group(ordinal: int, n: int, rng: np.random.Generator, text: str) -> GroupRo
         records=records,
         tokens=[None] * n if dropped else tokens,
     )
+
+
+def made_up_fragment(ordinal: int, steps: int = 16, envs: int = 3, text: str = "") -> Fragment:
+    """An agent that walks through a room of a dungeon and reads what is written there."""
+    chars = np.full((steps + 1, envs, 12, 12), ord("."), np.uint8)
+    chars[:, :, 0], chars[:, :, -1] = ord("-"), ord("-")
+    colors = np.full(chars.shape, 7, np.uint8)
+    messages = np.zeros((steps + 1, envs, 256), np.uint8)
+    hashes, counts = np.zeros((steps, envs), np.uint64), np.zeros((steps, envs), np.int32)
+    for t in range(steps + 1):
+        chars[t, :, 5, 1 + t % 10], colors[t, :, 5, 1 + t % 10] = ord("@"), 15
+        chars[t, :, 3, 3], colors[t, :, 3, 3] = ord("$"), 11
+        said = f"You see here {t // 4} gold pieces. {text}".encode()[:256] if t % 4 else b""
+        messages[t, :, : len(said)] = np.frombuffer(said, np.uint8)
+        if t < steps and said:
+            hashes[t], counts[t] = 1000 + t // 4, t % 4
+    ends = np.zeros((steps, envs), bool)
+    ends[-1, 0] = True
+    return Fragment(
+        ordinal=ordinal,
+        observations={"chars": chars, "colors": colors, "message": messages},
+        state=np.zeros((envs, 4), np.float32),
+        actions=np.tile(np.arange(steps, dtype=np.int16)[:, None] % 8, (1, envs)),
+        logprobs=np.full((steps, envs), -2.0, np.float32),
+        rewards=np.tile((np.arange(steps) % 5 == 4).astype(np.float32)[:, None], (1, envs)),
+        terminated=ends,
+        truncated=np.zeros_like(ends),
+        final_steps=np.zeros(0, np.int32),
+        final_envs=np.zeros(0, np.int32),
+        final_observations={},
+        message_hash=hashes,
+        message_count=counts,
+        version_spans=(VersionSpan(0, 0, steps),),
+    )
+
+
+def add_fragments(path: Path, steps: int = 3, text: str = "") -> Path:
+    """Makes the run of ``path`` one of an environment agent."""
+    for step in range(1, steps + 1):
+        fragment = made_up_fragment(step, text=text)
+        told = {"intrinsic": np.linspace(0, 1, fragment.frames)}
+        FragmentWriter(path / "fragments").write(step, step - 1, fragment_arrow.encode(fragment), told)
+    return path

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from made_up import HOSTILE, made_up_run
+from made_up import HOSTILE, add_fragments, made_up_run
 
 from rayrl.report.page import write
 from rayrl.report.server import start
@@ -177,6 +177,23 @@ def test_runs_that_differ_in_the_seed_are_one_line_with_its_spread(page, tmp_pat
     assert fills.count("tonexty") == 1 and len(fills) == 3
     page.set("run", "seed1")
     assert page.shown() == 20 * 16
+
+
+def test_episodes_of_an_agent_are_played_frame_by_frame(page, tmp_path):
+    run = add_fragments(made_up_run(tmp_path / "run"), text=HOSTILE)
+    page.open(write([run], tmp_path / "report.html"), width=1280)
+    read = lambda selector: page.js("return document.querySelector(arguments[0]).textContent", selector)
+    page.js("document.querySelector('#episodes .player').scrollIntoView()")
+    assert read(".screen").split("\n")[5][1] == "@" and read(".said-now") == "(silence)"
+    page.js("const s = document.querySelector('#episodes input'); s.value = 9; s.dispatchEvent(new Event('input'))")
+    assert read(".screen").split("\n")[5][10] == "@" and read(".said-now").startswith("You see here 2 gold pieces. </script><script>")
+    facts = page.js("return document.querySelector('#episodes .facts-line').innerText")
+    assert "extrinsic +1" in facts.replace("\n", " ") and "intrinsic" in facts
+    page.js("document.querySelector('#episodes .zoom button').click()")
+    page.wait("return document.querySelector('#episodes input').value === '15'")
+    page.wait("return document.querySelector('#episodes .zoom button').innerText === 'play'")
+    assert "the episode ended here" in page.js("return document.querySelector('#episodes .facts-line').innerText")
+    assert page.js("return window.hacked ?? null") is None and page.complaints() == []
 
 
 @pytest.fixture(scope="module")

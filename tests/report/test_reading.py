@@ -10,11 +10,12 @@ from contextlib import closing
 
 import pyarrow.parquet as pq
 import pytest
-from made_up import made_up_run
+from made_up import add_fragments, made_up_run
 
 from rayrl.errors import ConfigError
 from rayrl.report.bounds import phases
 from rayrl.report.details import read_details
+from rayrl.report.excerpts import MOST, read_excerpts
 from rayrl.report.folder import read_run
 from rayrl.report.index import read_index
 from rayrl.report.page import BUDGET, family, look, render, write
@@ -182,3 +183,42 @@ def test_what_judges_said_is_shown_and_a_damaged_label_file_is_named(run):
     assert "You &lt;i&gt;see&lt;/i&gt; here a key." in html and "<script>alert" not in html
     path.write_bytes(b"no database" * 100)
     assert "feedback.sqlite cannot be read" in render([look(run)])
+
+
+def test_excerpts_show_the_screen_the_message_its_label_and_the_rewards_of_each_frame(run):
+    add_fragments(run)
+    with closing(sqlite3.connect(run / "feedback.sqlite")) as db:
+        db.execute("CREATE TABLE annotations (items, label, state, kind)")
+        db.execute("INSERT INTO annotations VALUES ('[1002]', '[0.75]', 'labelled', 'score')")
+        db.execute("INSERT INTO annotations VALUES ('[1001, 1002]', '[1.0]', 'labelled', 'pair')")
+        db.commit()
+    excerpts, missing = read_excerpts(run / "fragments", run / "feedback.sqlite")
+    assert missing == [] and [(e["step"], e["env"]) for e in excerpts] == [(s, e) for s in (1, 2, 3) for e in (0, 1)]
+    first = excerpts[0]
+    lines = first["screens"][9].split("\n")
+    assert len(lines) == 12 and lines[5][10] == "@" and lines[3][3] == "$" and lines[0] == "-" * 12
+    assert first["colors"][9][5 * 12 + 10] == "f" and first["colors"][9][3 * 12 + 3] == "b"
+    assert first["messages"][9] == "You see here 2 gold pieces. " and first["messages"][8] == ""
+    assert first["labels"][9] == 0.75 and first["labels"][5] is None and first["sightings"][9] == 1
+    assert first["rewards"][:5] == [0, 0, 0, 0, 1] and first["actions"][9] == 1 and first["ends"] == [15] and excerpts[1]["ends"] == []
+    assert first["told"]["intrinsic"][1] == pytest.approx(3 / 47, abs=1e-4)  # frames are time-major
+
+
+def test_only_so_many_excerpts_are_shown_and_damaged_ones_are_named(run):
+    add_fragments(run, steps=MOST + 10)
+    (run / "fragments" / "step-00000001.parquet").write_bytes(b"half")
+    excerpts, missing = read_excerpts(run / "fragments", run / "feedback.sqlite")
+    assert len(excerpts) == 2 * (MOST - 1) and missing == ["fragments/step-00000001.parquet cannot be read (ArrowInvalid)"]
+    shutil.rmtree(run / "rollouts")
+    assert "no trajectories were written" not in render([look(run)])
+
+
+def test_the_run_of_an_agent_is_answered_by_its_episodes(run):
+    add_fragments(run)
+    exams = [
+        {"step": s, "mean_return": r, "count": 20, "ends": {"died": 15, "time": 5}, "sums": {}, "samples": [{"seed": 1, "sums": {}}]}
+        for s, r in [(0, 0.5), (9, 2.25)]
+    ]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(exam) + "\n" for exam in exams))
+    html = render([look(run)])
+    assert "Mean return of examined episodes 0.5 → 2.25" in html and "examined episodes ended by: died 15, time 5" in html

@@ -44,6 +44,7 @@ async function start() {
   drawTrust(data);
   drawTimelines(data);
   drawMemory(data);
+  drawPlayers(data);
   const { table, details, search } = await trajectories(data);
   const browser = new Browser(table, data.runs, details, search);
   window.rayrl = { browser };

@@ -85,7 +85,7 @@ function tokenBlock(d) {
   return [block, readout];
 }
 
-function fact(name, value) { return el("span", {}, el("i", {}, name), el("b", {}, value)); }
+function fact(name, value) { return el("span", {}, el("i", {}, name), " ", el("b", {}, value)); }
 
 function lineage(d) {
   const versions = [];

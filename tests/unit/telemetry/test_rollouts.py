@@ -163,3 +163,23 @@ def test_the_archive_joins_what_buffer_and_learner_know(tmp_path):
     assert [r["rewards"][0]["value"] for r in found] == [1.0, 0.0, 1.0, 1.0]
     assert found[2]["components"] == [("exact", 1.0)] and found[2]["reward"] is None
     assert told["archive/forgotten_groups"] == 3 and told["archive/bytes"] == (tmp_path / "step-00000002.parquet").stat().st_size
+
+
+def test_of_a_batch_of_fragments_one_is_kept_with_what_the_learner_told_of_its_frames(tmp_path):
+    def payload(ordinal):
+        columns = {"ordinal": pa.array([ordinal], pa.int64()), "rewards": pa.array([[0.5, 1.0]], pa.list_(pa.float32()))}
+        schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata={b"rayrl.schema": b"fragment/1"})
+        return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+    told = pa.RecordBatch.from_pydict(
+        {"ordinal": pa.array([9, 4], pa.int64()), "sample": pa.array([0, 0], pa.int32()), "intrinsic": pa.array([[7.0], [0.25, 0.5]])}
+    )
+    store = Store({"four": payload(4), "nine": payload(9), "five": batch(5), "records": told})
+    groups = tuple(ScoredGroup(info(o, 1, p), {}, np.zeros(1, np.float32), np.ones(1, bool)) for o, p in [(4, "four"), (9, "nine")])
+    archive = Archive(tmp_path / "rollouts", store, Buffer(), arrow.encode_records, fetch_s=1.0)
+    assert archive.write(2, LearnBatch(1, 3, groups), ["records"])["archive/bytes"] > 0
+    [part] = (tmp_path / "fragments").iterdir()
+    table = pq.read_table(part)
+    assert table.to_pylist() == [{"step": 2, "version": 3, "intrinsic": [0.25, 0.5], "ordinal": 4, "rewards": [0.5, 1.0]}]
+    assert table.schema.metadata[b"rayrl.schema"] == b"fragment/1"
+    assert archive.write(10_001, LearnBatch(1, 3, groups), [])["archive/bytes"] == 0  # few of many steps are kept
