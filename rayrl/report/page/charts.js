@@ -94,25 +94,25 @@ function curveTraces(chart, families, smoothing) {
   return [traces, ends];
 }
 
-/** Names at the right ends of the lines, pushed apart so that none covers another. */
-function endLabels(ends, chart) {
+const PLOT_PX = 165, LABEL_PX = 12;
+
+/** Names at the right ends of the lines, pushed apart as far as none covers another. */
+function endLabels(ends, traces, chart) {
   const named = ends.filter(end => end.text && end.y !== null && (!chart.log || end.y > 0));
   if (ends.length < 2 || !named.length) return [];
-  const value = end => (chart.log ? Math.log10(end.y) : end.y);
-  named.sort((a, b) => value(a) - value(b));
-  return named.map((end, i) => ({ x: 1, xref: "paper", xanchor: "left", xshift: 4, y: value(end), yref: "y", text: clip(end.text), showarrow: false,
-    font: { size: 11, color: end.color }, yshift: named.length > 1 ? (i - (named.length - 1) / 2) * closeness(named, value) : 0 }));
+  const scale = y => (chart.log ? Math.log10(y) : y);
+  const all = traces.flatMap(t => t.y).filter(v => v !== null && !Number.isNaN(v) && (!chart.log || v > 0)).map(scale);
+  const low = chart.unit === "share" ? 0 : Math.min(...all), px = PLOT_PX / (Math.max(...all) - low || 1);
+  named.sort((a, b) => a.y - b.y);
+  let below = -Infinity;
+  return named.map(end => {
+    const own = (scale(end.y) - low) * px, place = Math.max(own, below + LABEL_PX);
+    below = place;
+    return { x: 1, xref: "paper", xanchor: "left", xshift: 4, y: scale(end.y), yref: "y", yshift: place - own, text: clip(end.text), showarrow: false, font: { size: 11, color: end.color } };
+  });
 }
 
 const clip = text => (text.length > 20 ? text.slice(0, 19) + "…" : text).replace(/[<>&]/g, c => ({ "<": "‹", ">": "›", "&": "＆" })[c]);
-
-/** How far labels must be moved apart: not at all when their lines end far from each other. */
-function closeness(named, value) {
-  const values = named.map(value), span = Math.max(...values.map(Math.abs)) || 1;
-  let nearest = Infinity;
-  for (let i = 1; i < values.length; i++) nearest = Math.min(nearest, values[i] - values[i - 1]);
-  return nearest < 0.12 * span ? 11 : 0;
-}
 
 /** Plain numbers where they are readable, thousands with a suffix, tiny ones with an exponent. */
 function scaleOf(traces, chart) {
@@ -133,7 +133,7 @@ function curve(chart, families, smoothing) {
   const [outer, node] = card(chart.title, [chart.unit === "share" ? "" : chart.unit, chart.note].filter(Boolean).join(", "));
   const draw = plot(node, () => {
     const [traces, ends] = curveTraces(chart, families, smoothing());
-    const annotations = endLabels(ends, chart);
+    const annotations = endLabels(ends, traces, chart);
     const room = annotations.length ? 12 + 6.2 * Math.max(...annotations.map(a => a.text.length)) : 10;
     const yaxis = { ...scaleOf(traces, chart), ...(chart.log ? { type: "log", tickformat: ".0e", nticks: 4 } : {}) };
     return [traces, layout({ annotations, margin: { l: 8, r: room, t: 6, b: 26 }, xaxis: { tickformat: "d" }, yaxis })];

@@ -103,6 +103,9 @@ function lineage(d) {
 /** The reward; of what was dropped before it had one, its first component. */
 const valueOf = d => d.reward ?? d.components[0]?.[1] ?? null;
 
+/** Class of a number: better or worse than expected. */
+const moodOf = advantage => (advantage > 1e-6 ? "up" : advantage < -1e-6 ? "down" : "");
+
 function verdict(value) { return value === null || Number.isNaN(value) ? "–" : short(value); }
 
 /** ``relatives``: {group: [[row, detail]], same: [[row, detail]]}; ``open(row)`` shows another one. */
@@ -112,9 +115,9 @@ function showTrajectory(place, d, row, relatives, open) {
     ...COLORINGS.map((name, i) => el("option", { selected: i === coloring }, name)));
   const [block, readout] = tokenBlock(d);
   const cards = relatives.group.map(([other, o]) => el("button", { type: "button", className: "card" + (other === row ? " open" : ""), onclick: () => open(other) },
-    el("b", {}, verdict(valueOf(o))), el("span", { className: "dim" }, ` · ${o.behavior.length} tokens${o.kept ? "" : " · " + (o.reason || "left out")}`), el("pre", {}, o.text || "(nothing)")));
+    el("b", { className: moodOf(o.advantage) }, verdict(valueOf(o))), el("span", { className: "dim" }, ` · ${o.behavior.length} tokens${o.kept ? "" : " · " + (o.reason || "left out")}`), el("pre", {}, o.text || "(nothing)")));
   const same = relatives.same.map(([other, o]) => el("tr", { onclick: () => open(other), style: { cursor: "pointer" } },
-    el("td", { className: "n dim" }, `step ${o.step}`), el("td", { className: "n" }, el("b", {}, verdict(valueOf(o)))), el("td", { className: "mono" }, o.text)));
+    el("td", { className: "n dim" }, `step ${o.step}`), el("td", { className: "n" }, el("b", { className: moodOf(o.advantage) }, verdict(valueOf(o)))), el("td", { className: "mono" }, o.text)));
   const scroll = place.scrollTop;
   place.replaceChildren(
     el("div", { className: "facts-line" }, el("span", {}, copy), fact("step", d.step), fact(d.reward === null && d.components.length ? d.components[0][0] : "reward", verdict(valueOf(d))), fact("advantage", d.advantage === null ? "–" : signed(d.advantage)),
