@@ -7,6 +7,7 @@ call is owned by the buffer and lies in shared memory on the maker's node. Large
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import ray
@@ -60,11 +61,18 @@ class RayStore:
         return ref
 
     def get(self, ref: Any, *, timeout_s: float) -> Any:
-        if not isinstance(ref, ray.ObjectRef):
-            return ref
-        try:
-            return ray.get(ref, timeout=timeout_s)
-        except GetTimeoutError:
-            raise DeadlineExceeded(f"waited {timeout_s:.0f} s for an object of the store", "raise deadlines.call_s") from None
-        except RayError as e:
-            raise RoleFailed(f"an object was lost with the process that owned it: {str(e).splitlines()[0]}") from None
+        return _get(ref, timeout_s) if isinstance(ref, ray.ObjectRef) else ref
+
+    def get_all(self, refs: Sequence[Any], *, timeout_s: float) -> list[Any]:
+        found = iter(_get([ref for ref in refs if isinstance(ref, ray.ObjectRef)], timeout_s))
+        return [next(found) if isinstance(ref, ray.ObjectRef) else ref for ref in refs]
+
+
+def _get(refs: Any, timeout_s: float) -> Any:
+    """A reference or a list of them. Raises `DeadlineExceeded` or `RoleFailed`."""
+    try:
+        return ray.get(refs, timeout=timeout_s)
+    except GetTimeoutError:
+        raise DeadlineExceeded(f"waited {timeout_s:.0f} s for an object of the store", "raise deadlines.call_s") from None
+    except RayError as e:
+        raise RoleFailed(f"an object was lost with the process that owned it: {str(e).splitlines()[0]}") from None

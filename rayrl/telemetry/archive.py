@@ -57,17 +57,18 @@ class Archive:
         tokens: dict[tuple[int, int], Tokens] = {}
         for part in records:
             tokens |= dict(_tokens(part))
+        payloads = self._store.get_all([g.info.payload for g in batch.groups], timeout_s=self._fetch_s)
         groups = [
             GroupRows(
                 g.info,
-                self._fetch(g.info.payload),
+                payload,
                 g.rewards,
                 g.kept,
                 components=g.components,
                 records=outcomes.records.get(g.info.ordinal, ()),
                 tokens=[tokens.get((g.info.ordinal, i)) for i in range(len(g.kept))],
             )
-            for g in batch.groups
+            for g, payload in zip(batch.groups, payloads, strict=True)
         ]
         groups += [rows for dropped in outcomes.dropped if (rows := self._dropped(dropped)) is not None]
         return self._writer.write(step, batch.version, groups, self._encode_records)

@@ -138,6 +138,9 @@ class Store:
             raise RoleFailed("lost")
         return self.values[reference]
 
+    def get_all(self, references, *, timeout_s):
+        return [self.get(reference, timeout_s=timeout_s) for reference in references]
+
 
 def test_the_archive_joins_what_buffer_and_learner_know(tmp_path):
     learner = pa.RecordBatch.from_pydict(
