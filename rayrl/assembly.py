@@ -110,7 +110,7 @@ def start_roles(
     ranks_anew = lambda: runtime.start(_meeting(runtime, learner), start_s)
     reference = _specs(resources["reference"], build_reference, shared, concurrency=1) if needs_reference(config) else []
     keeping = shared | {"folder": rollouts, "buffer": buffer}
-    archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2)] if rollouts and not agent else []
+    archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2)] if rollouts else []
     groups = [rollout, scorers, _meeting(runtime, learner), reference, archive]
     handles = iter(runtime.start([spec for group in groups for spec in group], start_s))
     engines, scoring, ranks, frozen, archives = ([next(handles) for _ in group] for group in groups)

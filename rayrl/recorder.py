@@ -18,6 +18,7 @@ from rayrl.errors import RoleFailed
 from rayrl.publishing import Published
 from rayrl.run_folder import RunFolder
 from rayrl.runtime.pool import gather
+from rayrl.telemetry import fragments
 from rayrl.telemetry.console import Console
 from rayrl.telemetry.events import EventLog, Heartbeat
 from rayrl.telemetry.files import storage_errors
@@ -82,6 +83,10 @@ class Recorder:
         self._archiving: list[Any] = []
         self._clock = time.monotonic()
         self._console.header(loaded.config.run.name, self._view.facts(loaded))
+
+    def keeps(self, step: int) -> bool:
+        """Whether the archive writes something of this step: always of a language model, now and then of an environment agent."""
+        return self._config.agent.env is None or fragments.keeps(step)
 
     # ---- while the run goes -----------------------------------------------------------------------------------------------
 
@@ -250,7 +255,7 @@ class Recorder:
         return roles.feedback.stats()
 
     def _archive(self, roles: Roles, working: Working, step: int) -> None:
-        if roles.archive is None:
+        if roles.archive is None or not self.keeps(step):
             return
         limit = self._config.deadlines.call_s
         self._settle_archive(limit)  # of the step before: long done, unless the disk is full

@@ -237,7 +237,7 @@ class Run(AbstractContextManager["Run"]):
             self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
         reference = self._reference(batch)
         working = Working(batch, self._roles.learner.submit("step", batch, reference), self.export(batch.version + 1), waited)
-        if self._roles.archive is not None:
+        if self._roles.archive is not None and self._recorder.keeps(batch.step + 1):
             working.token_records = self._roles.learner.submit("token_records")
         return working
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from rayrl.algorithms.fragment_credit import Steps
 from rayrl.config.schema import Config
 from rayrl.data import fragment_arrow
 from rayrl.errors import Diverged
+from rayrl.learner import token_records
 from rayrl.learner.fragments import Rewards, Stack, assign_rewards, stack
 from rayrl.learner.group import Group
 from rayrl.learner.intrinsic import Intrinsic
@@ -59,7 +61,8 @@ class AgentTrainer:
         self._frames = 0
         self.policy = policy
         self.updates = 0
-        self.token_records = None
+        self.token_records: pa.RecordBatch | None = None
+        """Of the fragment that the archive may keep: the first of the batch."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -84,6 +87,8 @@ class AgentTrainer:
             order = np.random.default_rng([self._config.run.seed, batch.step, epoch]).permutation(len(minibatches))
             for k in order.tolist():
                 self._update(minibatches[k], before[k], tally)
+        if self._config.telemetry.rollouts and fragments:
+            self.token_records = token_records.of_fragment(fragments[0].ordinal, {"intrinsic": rewards[0][1]})
         return self._report(fragments, rewards, tally)
 
     def _fetch(self, payload: Any) -> Fragment:

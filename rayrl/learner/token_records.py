@@ -5,7 +5,7 @@ Legend: ``R`` rows of this rank, ``W`` most action tokens of a row (compact colu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +59,13 @@ def encode(batch: LearnBatch, rows: Rows, advantages: Tensor, logprobs: Tensor |
         _ragged(logprobs, rows.mask if logprobs is not None else torch.zeros_like(rows.mask)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def of_fragment(ordinal: int, parts: Mapping[str, np.ndarray]) -> pa.RecordBatch:
+    """What an agent's learner knew of every frame of one fragment: float32[T, K] each, kept flat and time-major."""
+    columns = {"ordinal": pa.array([ordinal], pa.int64()), "sample": pa.array([0], pa.int32())}
+    columns |= {name: pa.array([values.astype(np.float32).reshape(-1)], pa.list_(pa.float32())) for name, values in parts.items()}
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _ragged(values: Tensor | None, mask: Tensor) -> pa.ListArray:

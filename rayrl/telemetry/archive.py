@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rayrl.errors import RayrlError
 from rayrl.protocols import ReplayBuffer, Store
-from rayrl.telemetry.fragments import FragmentWriter, is_fragment, keeps
+from rayrl.telemetry.fragments import FragmentWriter, is_fragment
 from rayrl.telemetry.process import resident_bytes
 from rayrl.telemetry.rollouts import GroupRows, RolloutWriter, Tokens, lists
 from rayrl.types import DroppedGroup, LearnBatch, Outcomes, RewardRecord
@@ -42,18 +42,17 @@ class Archive:
         records = [self._fetch(reference) for reference in token_records if reference is not None]
         path = self._write(step, batch, outcomes, records)
         return {
-            "archive/bytes": float(path.stat().st_size) if path else 0.0,
+            "archive/bytes": float(path.stat().st_size),
             "archive/cpu_s": time.thread_time() - cpu,
             "archive/forgotten_groups": float(outcomes.forgotten),
             "memory/archive_bytes": float(resident_bytes()),
         }
 
-    def _write(self, step: int, batch: LearnBatch, outcomes: Outcomes, records: Sequence[pa.RecordBatch]) -> Path | None:
-        """None where nothing of this step is kept."""
+    def _write(self, step: int, batch: LearnBatch, outcomes: Outcomes, records: Sequence[pa.RecordBatch]) -> Path:
         first = self._fetch(batch.groups[0].info.payload)
         if is_fragment(first):
             told = _told(records, batch.groups[0].info.ordinal)
-            return self._fragments.write(step, batch.version, first, told) if keeps(step) else None
+            return self._fragments.write(step, batch.version, first, told)
         tokens: dict[tuple[int, int], Tokens] = {}
         for part in records:
             tokens |= dict(_tokens(part))

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from rayrl.telemetry.files import replace_atomically
 
-_EVERY = ((50, 1), (500, 10), (5_000, 100))
+_EVERY = ((10, 1), (100, 10), (1_000, 50), (10_000, 500))
 
 
 def keeps(step: int) -> bool:
     """Every step at first, then ever fewer, so that a long run keeps some hundred excerpts."""
-    return step % next((every for limit, every in _EVERY if step <= limit), 1_000) == 0
+    return step % next((every for limit, every in _EVERY if step <= limit), 5_000) == 0
 
 
 def is_fragment(payload: pa.RecordBatch) -> bool:

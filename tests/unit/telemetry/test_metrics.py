@@ -48,7 +48,8 @@ def test_a_bare_prefix_is_not_a_name(prefix):
 
 
 def test_names_are_role_and_quantity_with_the_unit_they_claim():
-    units = {"_per_s": ("tokens/s", "bytes/s"), "_s": ("s",), "_bytes": ("bytes",), "_groups": ("groups",), "_versions": ("versions",)}
+    rates = ("tokens/s", "frames/s", "bytes/s")
+    units = {"_per_s": rates, "_s": ("s",), "_bytes": ("bytes",), "_groups": ("groups",), "_versions": ("versions",)}
     for name, metric in METRICS.items():
         role, _, quantity = name.partition("/")
         assert role and quantity and name == name.lower() and metric.description

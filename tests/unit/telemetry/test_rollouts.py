@@ -10,6 +10,7 @@ import pytest
 from rayrl.data import arrow
 from rayrl.errors import RoleFailed, StorageError
 from rayrl.telemetry.archive import Archive
+from rayrl.telemetry.fragments import keeps
 from rayrl.telemetry.rollouts import GroupRows, RolloutWriter, Tokens, read_rollouts
 from rayrl.types import (
     DroppedGroup,
@@ -185,4 +186,8 @@ def test_of_a_batch_of_fragments_one_is_kept_with_what_the_learner_told_of_its_f
     table = pq.read_table(part)
     assert table.to_pylist() == [{"step": 2, "version": 3, "intrinsic": [0.25, 0.5], "ordinal": 4, "rewards": [0.5, 1.0]}]
     assert table.schema.metadata[b"rayrl.schema"] == b"fragment/1"
-    assert archive.write(10_001, LearnBatch(1, 3, groups), [])["archive/bytes"] == 0  # few of many steps are kept
+
+
+def test_of_a_long_run_of_an_agent_a_bounded_number_of_excerpts_is_kept():
+    kept = [step for step in range(1, 100_001) if keeps(step)]
+    assert kept[:12] == [*range(1, 11), 20, 30] and len(kept) < 100
