@@ -24,8 +24,10 @@ class EpisodeExam:
     """Episodes by the reason of their end."""
     sums: dict[str, float]
     """Means of what the environment counts, e.g. ``success``."""
+    episodes: list[dict[str, Any]] = field(default_factory=list)
+    """The first of them, whole records."""
     samples: list[dict[str, Any]] = field(default_factory=list)
-    """The first episodes, whole records."""
+    """Generations to read: an agent writes none."""
 
     def metrics(self) -> dict[str, float]:
         found = {"eval/return": self.mean_return, "eval/length_steps": self.mean_length, "eval/episodes_count": float(self.count)}
@@ -46,5 +48,5 @@ def examine(step: int, episodes: Sequence[EpisodeRecord]) -> EpisodeExam:
         count=len(episodes),
         ends=dict(Counter(e.end for e in episodes)),
         sums={name: mean([e.sums[name] for e in episodes if name in e.sums]) for name in names},
-        samples=[{**asdict(e), "sums": dict(e.sums)} for e in episodes[:8]],
+        episodes=[{**asdict(e), "sums": dict(e.sums)} for e in episodes[:8]],
     )
