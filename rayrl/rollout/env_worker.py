@@ -1,7 +1,8 @@
 """An env worker: an autonomous loop that answers each leased ticket with one fragment.
 
 One thread owns environments and policy (`run`). Leasing, storing and announcing happen in the same helper threads as a rollout
-worker's, and control calls (`update_weights`, `rollout`, `reseed`) are executed between two fragments. The environments are made when
+worker's. New weights are loaded between two steps, also within a fragment, whose spans say so: whoever publishes them does not wait
+for its end. Other control calls (`rollout`, `reseed`) are executed between two fragments. The environments are made when
 the first ticket is there: its ordinal seeds them, so that a resumed run, or a replaced worker, does not play the same episodes again.
 """
 
@@ -61,6 +62,7 @@ class EnvWorker:
         self._burst = Burst(self.spans, "sample")
         self._stopping, self._ended, self._wake = threading.Event(), threading.Event(), threading.Event()
         self._commands = Commands(f"env worker {name}", self._wake)
+        self._weights = Commands(f"env worker {name}", self._wake)
         self._leases = LeaseLane(buffer, name, index, self._wake, call_s)
         self._publish = PublishLane(buffer, name, self._pack, self._stats, call_s, self._refused)
         self._tickets: deque[PromptTask] = deque()
@@ -73,6 +75,7 @@ class EnvWorker:
         self._publish.start()
         try:
             while not self._stopping.is_set():
+                self._weights.execute()
                 self._commands.execute()
                 self._leases.check()
                 self._publish.check()
@@ -99,7 +102,7 @@ class EnvWorker:
     # ---- control, called from other threads ------------------------------------------------------------------------
 
     def update_weights(self, update: WeightUpdate) -> SyncReport:
-        """Loads them between two fragments. Raises `WeightSyncError`."""
+        """Loads them between two steps. Raises `WeightSyncError`."""
         buckets = [b if isinstance(b, np.ndarray) else self._store.get(b, timeout_s=self._sync_s) for b in update.buckets]
         fetched = replace(update, buckets=buckets)
 
@@ -111,7 +114,7 @@ class EnvWorker:
 
         if not self._leases.started:  # a replacement gets its weights before its loop starts
             return load()
-        return self._commands.call("weight update", load, self._sync_s)
+        return self._weights.call("weight update", load, self._sync_s)
 
     def rollout(self, tasks: Sequence[PromptTask], timeout_s: float) -> list[EpisodeRecord]:
         """One whole episode per task (evaluation), at the temperature of the first: 0 is greedy, else as in training.
@@ -138,7 +141,7 @@ class EnvWorker:
     def _answer(self, ticket: PromptTask) -> None:
         self._burst.go_on()
         with self._stats.timed("busy_s"):
-            fragment = self._sampler(ticket.prompt.ordinal).collect(ticket.prompt.ordinal)
+            fragment = self._sampler(ticket.prompt.ordinal).collect(ticket.prompt.ordinal, self._weights.execute)
         self._stats.add(tokens=fragment.frames, completions=1)
         if self._sightings:
             self._sightings.tell(fragment)
@@ -173,6 +176,7 @@ class EnvWorker:
         return Packed(info, [[RewardRecord(EXTRINSIC, RewardStatus.SCORED, float(fragment.rewards.mean()), producer="environment")]])
 
     def _shut_down(self) -> None:
+        self._weights.close()
         self._commands.close()
         try:
             self._leases.close()

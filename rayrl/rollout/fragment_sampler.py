@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ class FragmentSampler:
         self._sampler.reset()
         self._state = self._engine.net.initial_state(self._sampler.num_envs)
 
-    def collect(self, ordinal: int) -> Fragment:
-        """The next T steps of every environment, as the answer to ticket ``ordinal``."""
+    def collect(self, ordinal: int, between: Callable[[], None] = lambda: None) -> Fragment:
+        """The next T steps of every environment, as the answer to ticket ``ordinal``. ``between`` is called before each step; it may
+        load other weights, which the fragment's spans then say."""
         sampler, steps, envs = self._sampler, self._steps, self._sampler.num_envs
         rows = sampler.spec.zeros(steps + 1, envs)
         actions = np.zeros((steps, envs), np.int16)
@@ -38,7 +40,10 @@ class FragmentSampler:
         finals: list[tuple[int, int, Mapping[str, np.ndarray]]] = []
         episodes: list[EpisodeRecord] = []
         first, present = self._state.numpy().copy(), self._present()
+        versions = []
         for t in range(steps):
+            between()
+            versions.append(self._engine.version)
             for name, array in sampler.observations().items():
                 rows[name][t] = array
             hashes[t], counts[t] = sampler.message_hash, sampler.message_count
@@ -68,7 +73,7 @@ class FragmentSampler:
             final_observations=self._stacked([o for _, _, o in finals]),
             message_hash=hashes,
             message_count=counts,
-            version_spans=(VersionSpan(self._engine.version, 0, steps),),
+            version_spans=_spans(versions),
             texts=sampler.take_texts(),
             episodes=tuple(episodes),
         )
@@ -106,3 +111,13 @@ class FragmentSampler:
             for row, observation in zip(array, observations, strict=True):
                 row[...] = observation[name]
         return arrays
+
+
+def _spans(versions: Sequence[int]) -> tuple[VersionSpan, ...]:
+    """One span for each run of equal versions."""
+    found, start = [], 0
+    for version, run in groupby(versions):
+        length = len(list(run))
+        found.append(VersionSpan(version, start, start + length))
+        start += length
+    return tuple(found)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from agent_cases import batch, config, learner, sampler, train, update
+from agent_cases import STEPS, batch, config, learner, sampler, train, update
 
 from rayrl.annotations import LabelSnapshot
 from rayrl.data.fragment_arrow import decode
@@ -70,6 +70,15 @@ def test_weights_that_do_not_fit_are_refused_and_right_ones_are_proven():
     assert update(learning, playing, 1).canary_gap < 1e-6
     with pytest.raises(WeightSyncError, match="does not fit"):
         update(learner(config("agent.network.hidden=32")), playing, 2)
+
+
+def test_weights_that_arrive_within_a_fragment_are_told_by_its_spans():
+    made = config()
+    learning, playing = learner(made), sampler(made)
+    update(learning, playing, 1)
+    steps = iter(range(STEPS))
+    fragment = playing.collect(0, lambda: update(learning, playing, 2) if next(steps) == 3 else None)
+    assert fragment.version_spans == ((1, 0, 3), (2, 3, STEPS)) and fragment.oldest_version == 1
 
 
 class Answered:
