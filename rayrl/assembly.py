@@ -87,7 +87,8 @@ def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, Rol
     found = run_resources(config.placement, len(machine.cores), len(machine.gpus))
     roles = role_resources(config, found.cpus, found.gpus, cores=None if found.declared else machine.cores)
     resources = {role.name: role for role in roles}
-    runtime = RayRuntime(config.placement, config.deadlines, log_dir, bundles=bundles(roles), local_cpus=found.cpus // found.nodes)
+    asked = bundles(roles, config.placement.node_groups)
+    runtime = RayRuntime(config.placement, config.deadlines, log_dir, bundles=asked, local_cpus=found.cpus // found.nodes)
     return runtime, resources, placement_mode(config, found.gpus)
 
 

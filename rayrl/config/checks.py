@@ -232,6 +232,11 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"run.deterministic is true and placement.mode is {placement.mode}: bit-reproducible runs are on CPU; set placement.mode=cpu"
     if placement.mode == "colocated" and staleness > 0:
         yield f"placement.mode is colocated and buffer.max_staleness is {staleness}: engines sleep while the learner works; set it to 0"
+    strange = [role for role in placement.node_groups if role not in ("rollout", "learner", "reference", "judge")]
+    if strange:
+        yield f"placement.node_groups names {strange[0]!r}: roles that reserve a place are rollout, learner, reference and judge"
+    if placement.node_groups and placement.mode == "colocated":
+        yield "placement.node_groups separates roles and placement.mode is colocated, which puts them together: remove one of them"
     if placement.mode == "colocated" and config.rollout.tensor_parallel > 1:
         yield f"placement.mode is colocated and rollout.tensor_parallel is {config.rollout.tensor_parallel}: an engine has one shared GPU"
     if placement.mode == "cpu" and config.rollout.tensor_parallel > 1:

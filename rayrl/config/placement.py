@@ -7,7 +7,7 @@ while it works).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rayrl.algorithms import registry
@@ -121,14 +121,23 @@ def role_resources(config: Config, cpus: int, gpus: float, *, cores: Sequence[in
     return [*heavy, *scorers, RoleResources("buffer", 1, cpus=0.0, gpus=0.0, threads=1)]
 
 
-def bundles(roles: Sequence[RoleResources]) -> list[dict[str, float]]:
-    """Placement-group bundles: one per heavy actor, or one per GPU where roles are colocated."""
+GROUP_TOKEN = 0.001
+"""Of its node group's custom resource, what one bundle takes: it says where, not how much."""
+
+
+def bundles(roles: Sequence[RoleResources], node_groups: Mapping[str, str] | None = None) -> list[dict[str, float]]:
+    """Placement-group bundles: one per heavy actor, or one per GPU where roles are colocated.
+
+    ``node_groups`` is ``placement.node_groups``: a bundle of such a role also asks for the group's custom resource.
+    """
     result: dict[int, dict[str, float]] = {}
     for role in roles:
         for index in role.bundles:
             bundle = result.setdefault(index, {"CPU": 0.0, "GPU": 0.0})
             bundle["CPU"] = round(bundle["CPU"] + role.cpus, 2)
             bundle["GPU"] = round(bundle["GPU"] + role.gpus, 2)
+            if node_groups and role.name in node_groups:
+                bundle[node_groups[role.name]] = GROUP_TOKEN
     return [{k: v for k, v in result[i].items() if v} for i in sorted(result)]
 
 
@@ -137,9 +146,10 @@ def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
     asynchronous = config.buffer.max_staleness > 0
     engine_threads = max(1, config.rollout.cpu_threads) if config.agent.env is None else 1
     free = max(1, cpus - engines * engine_threads) if asynchronous else cpus
-    learner_threads = 1 if config.run.deterministic else config.learner.cpu_threads or max(1, free // ranks)
+    node = max(1, cpus // config.placement.nodes)  # no actor has threads on two nodes
+    learner_threads = 1 if config.run.deterministic else config.learner.cpu_threads or min(node, max(1, free // ranks))
     beside = engines * engine_threads if asynchronous else cpus
-    reference_threads = config.reference.cpu_threads or max(1, beside // max(1, references))
+    reference_threads = config.reference.cpu_threads or min(node, max(1, beside // max(1, references)))
     wanted = [
         ("rollout", engines, engine_threads),
         ("learner", ranks, learner_threads),

@@ -561,6 +561,8 @@ class PlacementConfig:
     """Cluster to join; null joins the one of the environment, or starts a local one."""
     object_store_mib: int = 512
     """Object store of a local Ray."""
+    node_groups: dict[str, str] = field(default_factory=dict)
+    """Role (rollout, learner, reference, judge) -> custom Ray resource that only its group of nodes has: who may live where."""
     pin: bool = True
     """On a small CPU machine keep engine and learner on different cores when asynchronous."""
 

@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rayrl.errors import DeadlineExceeded, RayrlError, RoleFailed
+from rayrl.lock import assert_equal
 from rayrl.runtime.store import RayStore
 from rayrl.telemetry.spans import Span, SpanRecorder
 
@@ -43,7 +44,9 @@ class Host:
         env: Mapping[str, str],
         search_path: Sequence[str],
         trace: bool,
+        lock: Sequence[str] = (),
     ) -> None:
+        self._expected = lock
         self._role: Any = None
         self._spans = SpanRecorder("host", enabled=trace)
         self._outbox: dict[int, Any] = {}
@@ -58,7 +61,7 @@ class Host:
                 os.sched_setaffinity(int(thread), cores)
         if nice:
             os.nice(nice)
-        print(f"pid {os.getpid()} on {socket.gethostname()}", flush=True)
+        print(f"pid {os.getpid()} on {socket.gethostname()} ({ray.util.get_node_ip_address()})", flush=True)
 
     @ray.method(concurrency_group=_CONTROL)
     def node(self) -> dict[str, Any]:
@@ -70,6 +73,7 @@ class Host:
         return {"pid": os.getpid(), "address": ray.util.get_node_ip_address(), "port": port, "accelerators": ids}
 
     def build(self, builder: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+        assert_equal(self._expected, f"the process on {socket.gethostname()} ({ray.util.get_node_ip_address()})")
         me = ray.get_runtime_context().current_actor
         kwargs = {key: value.bound(self, me) if isinstance(value, RayStore) else value for key, value in kwargs.items()}
         try:

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rayrl.config.schema import DeadlinesConfig, PlacementConfig
 from rayrl.errors import PlacementError, RoleFailed
+from rayrl.lock import Lock, lock, without_source
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.host import HostActor, RayHandle, RayPending, last_lines
 from rayrl.runtime.store import RayStore
@@ -51,6 +52,7 @@ class RayRuntime:
     ) -> None:
         self._deadlines, self._log_dir, self._group = deadlines, log_dir.absolute(), None
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # inside a submitted job the same variables come from two sides
         address = placement.ray_address or os.environ.get("RAY_ADDRESS")
         self._own = not ray.is_initialized() and not address
         if not ray.is_initialized():
@@ -130,7 +132,7 @@ class RayRuntime:
 
     def _host(self, spec: RoleSpec, log: str, registered: str = "") -> ray.actor.ActorHandle:
         search_path = [os.path.abspath(entry) for entry in sys.path]
-        arguments = (log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path, spec.trace)
+        arguments = (log, spec.threads, spec.cores, spec.nice, dict(spec.env), search_path, spec.trace, self._lock_of(spec.name))
         if not registered:
             return HostActor.options(**self._options(spec)).remote(*arguments)
         limit = time.monotonic() + self._deadlines.call_s
@@ -141,6 +143,11 @@ class RayRuntime:
                 if time.monotonic() > limit:
                     raise RoleFailed(f"{spec.name} cannot be started: {e}") from None
                 time.sleep(0.1)
+
+    def _lock_of(self, name: str) -> Lock:
+        """What a process must have installed; one that joins a run under way may find an edited checkout."""
+        again = any(handle.name == name for handle in self._started)
+        return without_source(lock()) if again else lock()
 
     def _options(self, spec: RoleSpec) -> dict:
         options: dict = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_concurrency": spec.concurrency, "max_restarts": 0}

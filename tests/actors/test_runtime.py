@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from roles import Keeper, SlowToStart, Worker, build, fail
 
-from rayrl.errors import ConfigError, DeadlineExceeded, RanksLost, RoleFailed
+from rayrl.errors import ConfigError, DeadlineExceeded, EnvironmentMissing, RanksLost, RoleFailed
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.local import LocalRuntime
 from rayrl.runtime.pool import Pool, Ranks
@@ -98,6 +98,14 @@ def test_threads_and_cores_are_set_before_the_role_is_built_and_other_variables_
     handle = ray_runtime.start([RoleSpec("pinned", build, {"cls": Worker}, threads=3, cores=(core,))], 60)[0]
     assert handle.environment() == {"threads": "3", "cores": [core], "secret": None}
     ray_runtime.stop(handle)
+
+
+def test_a_process_with_another_environment_is_refused_in_its_first_line(ray_runtime, monkeypatch):
+    monkeypatch.setattr("rayrl.runtime.ray_runtime.lock", lambda: ("python 2.7", "torch 0.1"))
+    started = time.monotonic()
+    with pytest.raises(EnvironmentMissing, match=r"driver: torch 0\.1"):
+        ray_runtime.start([spec("stranger")], 60)
+    assert time.monotonic() - started < 20
 
 
 def test_a_dead_worker_is_replaced_with_the_newest_weights_and_its_leases_are_released(ray_runtime):
