@@ -169,10 +169,9 @@ class Recorder:
         self._settle_archive(timeout_s)
         self._draw(roles)
 
-    def close(self, error: BaseException | None) -> None:
-        """``error``: what ended the run before its time."""
-        done = error is None and self._step >= self._config.run.steps
-        outcome = "finished" if done else "failed" if isinstance(error, Exception) else "interrupted"
+    def close(self, error: BaseException | None, *, reached: bool) -> None:
+        """``error``: what ended the run before its time; ``reached``: it has done the steps, or spent the tokens, that it was given."""
+        outcome = "finished" if error is None and reached else "failed" if isinstance(error, Exception) else "interrupted"
         self._event(outcome, f"at step {self._step} of {self._config.run.steps}")
         self._heart.close(outcome)
         if self._trace:

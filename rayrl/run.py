@@ -128,7 +128,7 @@ class Run(AbstractContextManager["Run"]):
         finally:
             if self._runtime is not None:
                 self._runtime.shutdown()
-            self._recorder.close(error)
+            self._recorder.close(error, reached=self.step >= self.target or self.spent)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.interrupted:

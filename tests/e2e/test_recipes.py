@@ -4,6 +4,7 @@ other tests cover with the real one.
 
 from __future__ import annotations
 
+import json
 from math import isfinite
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_every_algorithm_recipe_trains(name, nano, tmp_path):
     assert len(rows) == 2
     assert all(isfinite(row["learner/loss"]) and row["learner/grad_norm"] > 0 for row in rows)
     assert ("value/loss" in rows[0]) == (load(f"algorithms/{name}", check=False).config.algorithm.name == "ppo")
+
+
+def test_a_run_ends_when_its_tokens_are_spent(nano, tmp_path):
+    overrides = [f"model.path={nano}", "rewards.components.correct.verifier=user_code:parity", "run.steps=50", "run.tokens=600"]
+    rows = steps("arithmetic_grpo", tmp_path / "run", *overrides)
+    spent = [row["rollout/tokens"] for row in rows]
+    assert sum(spent) >= 600 > sum(spent[:-1]) and len(rows) < 50
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 
 
 @pytest.mark.slow

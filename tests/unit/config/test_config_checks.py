@@ -53,6 +53,21 @@ CASES = [
     ("learner.zero_stage is 4", ["learner.zero_stage=4"]),
     ("deadlines.sync_s is 0", ["deadlines.sync_s=0"]),
     ("learner.optim.lr is nan", ["learner.optim.lr=.nan"]),
+    ("algorithm.loss dpo needs whole groups", ["algorithm.name=dpo", "learner.token_budget=400", "reference.token_budget=400"]),
+    ("takes no importance weights", ["algorithm.name=dpo", "algorithm.correction.mode=truncated", "learner.token_budget=99999"]),
+    ("algorithm.advantage grpo compares samples", ["algorithm.shaping=win_rate", "batch.group_size=1"]),
+    ("batch.group_size is 1", ["algorithm.name=pacs", "batch.group_size=1"]),
+    ("algorithm.advantage pure_rloo reads one reward per step", ["algorithm.advantage=pure_rloo"]),
+    ("'process', which is not among rewards.components", ["algorithm.steps=min_form"]),
+    ("a second time beside algorithm.steps sum", ["algorithm.steps=sum", "algorithm.args.component=correct"]),
+    ("algorithm.advantage pama needs 2 weighted reward components", ["algorithm.name=pama"]),
+    ("rewards.aggregate worst_case combines at least 2", ["rewards.aggregate=worst_case"]),
+    ("did you mean 'lam'?", ["rewards.aggregate=uncertainty_weighted", "rewards.aggregate_args.lm=1"]),
+    ("did you mean 'tie_band'?", ["algorithm.shaping=win_rate", "algorithm.args.tie_bnd=0.1"]),
+    ("needs a probability for each pair", ["algorithm.name=irepo", "algorithm.pairs=best_worst"]),
+    ("alpha is the lower quantile", ["algorithm.name=riskpo", "algorithm.args={alpha: 0.9, beta: 0.5}"]),
+    ("more questions than batch.groups_per_step", ["algorithm.name=riskpo", "algorithm.args.bundle=99"]),
+    ("nothing is settable here", ["algorithm.args.beta=1"]),
 ]
 
 
