@@ -204,7 +204,7 @@ class Recorder:
         self._console.facts(
             {
                 "metrics": str(self._folder.metrics),
-                "trajectories": f"{self._folder.rollouts}/*.parquet",
+                "trajectories": f"{self._folder.rollouts if self._config.agent.env is None else self._folder.fragments}/*.parquet",
                 "timeline": f"{self._folder.spans} (open in ui.perfetto.dev)",
                 "policy": str(self._folder.policy) if self._config.checkpoint.export else "not exported (checkpoint.export=false)",
                 "wandb": f"wandb sync {path}/wandb/offline-run-*"

@@ -32,7 +32,7 @@ def answers(
     return [
         _learned(run),
         _lived(run, excerpts) if excerpts else _wrote(index),
-        _rewarded(rewarders),
+        _rewarded_agent(run) if excerpts else _rewarded(rewarders),
         Answer("What bounds it?", phases[0].text if phases else "No step was finished.", NOTE, "speed"),
         _failed(run, rewarders),
     ]
@@ -92,6 +92,16 @@ def _rewarded(rewarders: Sequence[dict[str, Any]]) -> Answer:
     cost = sum(r["cost_usd"] or 0.0 for r in rewarders)
     text = f"{who}: {sum(r['records'] for r in rewarders):,} records" + (f", ${cost:,.2f} in all." if cost else ".")
     return Answer(question, text, GOOD, "rewards")
+
+
+def _rewarded_agent(run: RunData) -> Answer:
+    """Who rewards an environment agent stands in its settings: the environment, and an intrinsic reward where there is one."""
+    kind = str(run.setting("agent.intrinsic.kind", "none"))
+    parts = [row for row in run.metrics if isinstance(row.get("reward/extrinsic_part"), int | float)]
+    mean = lambda key: float(np.mean([row.get(key) or 0.0 for row in parts])) if parts else 0.0
+    text = f"The environment (mean {mean('reward/extrinsic_part'):.3g} a step)"
+    text += "." if kind == "none" else f" and the intrinsic reward {kind!r} (mean {mean('reward/intrinsic_part'):.3g})."
+    return Answer("Who rewarded it?", text, GOOD, "rewards")
 
 
 def _failed(run: RunData, rewarders: Sequence[dict[str, Any]]) -> Answer:

@@ -69,7 +69,8 @@ def _generation(run: RunData, rows: Sequence[dict], index: Index | None, share: 
 
 def _learning(run: RunData, rows: Sequence[dict], index: Index | None, share: float) -> str:
     padding, speed = _median(rows, "learner/padding_share"), _median(rows, "learner/tokens_per_s")
-    text = f"The learner bounds {percent(share)} of the time at {speed:,.0f} tokens/s"
+    frames = _median(rows, "learner/frames_per_s")  # of an environment agent
+    text = f"The learner bounds {percent(share)} of the time at " + (f"{frames:,.0f} frames/s" if frames else f"{speed:,.0f} tokens/s")
     if share < 0.1:
         return text + ". Nothing to gain here."
     if padding > 0.15:

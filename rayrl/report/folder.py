@@ -83,6 +83,8 @@ def read_run(path: Path | str) -> RunData:
     run.status = read_status(folder.status)
     if folder.crash.exists():
         run.crash = _read(run, folder.crash.name, lambda p: json.loads(p.read_text(encoding="utf-8")), dict, {})
+    if run.status is not None and (run.status["alive"] or run.status.get("state") == "finished"):
+        run.crash = None  # of an earlier start: the run went on after it
     run.name = str(run.setting("run.name") or folder.path.name)
     if run.status is not None and run.state == "running":
         progress = f"step {run.status.get('step')} of {run.status.get('target')}"

@@ -220,5 +220,8 @@ def test_the_run_of_an_agent_is_answered_by_its_episodes(run):
         for s, r in [(0, 0.5), (9, 2.25)]
     ]
     (run / "evaluations.jsonl").write_text("".join(json.dumps(exam) + "\n" for exam in exams))
+    (run / "crash.json").write_text(json.dumps({"error": "ConfigError", "message": "of an earlier start", "step": 0}))
     html = render([look(run)])
+    assert "of an earlier start" not in html and "The environment (mean 0 a step)." in html
+    assert '<section id="trajectories" hidden>' in html
     assert "Mean return of examined episodes 0.5 → 2.25" in html and "examined episodes ended by: died 15, time 5" in html

@@ -65,7 +65,8 @@ function drawPlayer(run, place) {
   }
 
   place.append(el("div", { className: "zoom" }, select, play, slider), el("div", { className: "player" }, el("div", {}, screen, said, facts, chart), messages));
-  choose(Math.max(0, run.excerpts.length - 2));
+  select.selectedIndex = Math.max(0, run.excerpts.length - 2);
+  choose(select.selectedIndex);
 }
 
 function drawPlayers(data) {
