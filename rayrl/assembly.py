@@ -16,12 +16,14 @@ from typing import Any
 from rayrl import agent_assembly
 from rayrl.agent_view import AgentView
 from rayrl.agent_workload import TicketWorkload
+from rayrl.config import reward_sources
 from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources, weight_transport
 from rayrl.config.schema import Config
 from rayrl.errors import RoleFailed
 from rayrl.feedback_roles import Feedback, start_feedback
 from rayrl.machine import inspect_machine
 from rayrl.protocols import ReplayBuffer, Store, TextEnv
+from rayrl.reward_roles import RewardSources, start_sources
 from rayrl.rollout.select import choose_engine
 from rayrl.runtime.contract import Handle, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, Ranks
@@ -29,8 +31,6 @@ from rayrl.types import Prompt
 from rayrl.views import LanguageView, View
 from rayrl.workload import PromptWorkload, Workload
 
-VERIFIERS = "verifiers"
-"""The scoring job that every group passes: all verifier components at once."""
 DROPPED_KEPT = 32
 """Most dropped groups whose trajectories are written per step; the others are only counted."""
 
@@ -47,12 +47,14 @@ class Roles:
     reference: list[Handle]
     archive: Handle | None
     feedback: Feedback | None
+    sources: RewardSources
+    """Judges and reward models; verifiers are `scorers`."""
     transport: str = "store"
     """How weights travel: `placement.weight_transport`."""
 
     def spans(self, timeout_s: float) -> dict[str, list[Any]]:
         """By role: what each process did since the last call. Nothing of a process that died meanwhile."""
-        handles = [*self.rollout.handles, *self.scorers.handles, *self.learner.handles, *self.reference]
+        handles = [*self.rollout.handles, *self.scorers.handles, *self.sources.handles, *self.learner.handles, *self.reference]
         found = {}
         for handle, pending in [(handle, handle.spans()) for handle in handles]:
             with suppress(RoleFailed):
@@ -76,7 +78,13 @@ class Roles:
 
     def _loops(self) -> list[Any]:
         """Who works on its own, each after those that it calls."""
-        return [*([self.feedback] if self.feedback else []), self.scorers, self.rollout]
+        return [*([self.feedback] if self.feedback else []), self.sources, self.scorers, self.rollout]
+
+    def scorer(self, component: str) -> Handle:
+        """Who scores a reward component for a caller (evaluation)."""
+        pool = self.sources.pool_of(component) or self.scorers
+        pool.wait_for_one()
+        return pool.handles[0]
 
 
 def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, RoleResources], str]:
@@ -93,10 +101,17 @@ def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, Rol
 
 
 def start_roles(
-    config: Config, runtime: Runtime, resources: dict[str, RoleResources], mode: str, rollouts: Path | None, feedback: Path
+    config: Config,
+    runtime: Runtime,
+    resources: dict[str, RoleResources],
+    mode: str,
+    rollouts: Path | None,
+    feedback: Path,
+    learned: Path,
+    resuming: bool = False,
 ) -> Roles:
     """Starts all roles side by side; returns when every one of them has loaded its model. ``rollouts`` is where trajectories are kept,
-    ``feedback`` the file of the judge's labels."""
+    ``feedback`` the file of the judge's labels, ``learned`` the folder of reward models."""
     start_s, agent = config.deadlines.start_s, config.agent.env is not None
     transport = "store" if agent else weight_transport(config, mode, choose_engine(config.rollout)[0])
     shared = {"config": config, "store": runtime.store}
@@ -106,7 +121,8 @@ def start_roles(
     told = {"annotator": judged.annotator} if agent and judged else {}
     rollout = _specs(resources["rollout"], roll, shared | told | {"buffer": buffer, "transport": transport}, concurrency=16, named=True)
     rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
-    scorers = [] if agent else _specs(resources["scorer"], build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True)
+    scoring = resources.get("scorer")  # absent where no component has a verifier
+    scorers = _specs(scoring, build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True) if scoring else []
     learner = _specs(resources["learner"], build_learner, shared | told | {"transport": transport}, concurrency=1)
     ranks_anew = lambda: runtime.start(_meeting(runtime, learner), start_s)
     reference = _specs(resources["reference"], build_reference, shared, concurrency=1) if needs_reference(config) else []
@@ -114,16 +130,17 @@ def start_roles(
     archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2)] if rollouts else []
     groups = [rollout, scorers, _meeting(runtime, learner), reference, archive]
     handles = iter(runtime.start([spec for group in groups for spec in group], start_s))
-    engines, scoring, ranks, frozen, archives = ([next(handles) for _ in group] for group in groups)
+    engines, verifying, ranks, frozen, archives = ([next(handles) for _ in group] for group in groups)
     return Roles(
         runtime,
         buffer,
         Pool(runtime, rollout, engines, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
-        Pool(runtime, scorers, scoring, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
+        Pool(runtime, scorers, verifying, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
         Ranks(runtime, ranks_anew, ranks),
         frozen,
         archives[0] if archives else None,
         judged,
+        start_sources(config, runtime, resources, buffer, judged.annotator if judged else None, learned, resuming),
         transport,
     )
 
@@ -162,7 +179,7 @@ def build_buffer(config: Config, store: Store) -> Any:
         group_filter=registry.load(registry.FILTERS, algorithm.filter, "algorithm.filter"),
         on_failure=config.rewards.on_failure,
         fallback_value=config.rewards.fallback_value,
-        jobs=(VERIFIERS,),
+        jobs=tuple(reward_sources.jobs(config)),
         num_workers=config.rollout.num_engines,
         adopt=store.adopt,
         outcomes=OutcomeLog(max_groups=config.buffer.max_groups, max_dropped=DROPPED_KEPT) if config.telemetry.rollouts else None,
@@ -199,7 +216,8 @@ def build_scorer(config: Config, store: Store, name: str, buffer: ReplayBuffer) 
     from rayrl.rewards.scorer import VerifierScorer
     from rayrl.rewards.worker import RewardWorker
 
-    return RewardWorker(name, buffer, store, VerifierScorer(config.rewards.components, config.rewards), VERIFIERS)
+    components = reward_sources.jobs(config)[reward_sources.VERIFIERS]
+    return RewardWorker(name, buffer, store, VerifierScorer(components, config.rewards), reward_sources.VERIFIERS)
 
 
 def build_learner(config: Config, store: Store, rank: int, ranks: int, address: str, transport: str, annotator: Any = None) -> Any:

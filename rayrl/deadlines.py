@@ -19,7 +19,7 @@ from rayrl.errors import DeadlineExceeded
 _LOOK_AT = {
     "start_s": "the role's log: model loading and the first compilation are the slow parts",
     "generate_s": "the rollout logs, and buffer/in_flight_groups: no group was finished in all that time",
-    "score_s": "the verifier logs, and buffer/unscored_groups: no reward arrived in all that time",
+    "score_s": "the logs of scorer, judges and reward models, and buffer/unscored_groups: no reward arrived in all that time",
     "learn_s": "the learner logs: on several ranks one may have died while the others wait for it",
     "sync_s": "the engine logs and the size of the weight update",
     "save_s": "free space and speed of the file system of the run folder",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rayrl import assembly
 from rayrl.config.loading import Loaded
+from rayrl.config.reward_sources import main_component
 from rayrl.errors import ConfigError
 from rayrl.evaluation import held_out
 from rayrl.evaluation.held_out import Evaluation
@@ -24,6 +25,11 @@ def evaluate_checkpoint(loaded: Loaded, checkpoint: Path | str) -> Evaluation:
     _, prompts = load_prompts(config)
     if not prompts:
         raise ConfigError("data.eval_size is 0: there is nothing to evaluate", "set data.eval_size or data.eval_source")
+    main = main_component(config)
+    if config.rewards.components[main].verifier is None:
+        raise ConfigError(
+            f"evaluation.component is {main!r}, which no verifier scores", "name a component with a verifier, e.g. one of weight 0"
+        )
     runtime, limit = LocalRuntime(config.deadlines.call_s), config.deadlines.generate_s
     shared = {"config": config, "store": runtime.store}
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rayrl.check import installed, usable_engine
+from rayrl.config import reward_sources
 from rayrl.config.checks import problems as inconsistencies
 from rayrl.config.loading import Loaded
 from rayrl.config.placement import Resources, RoleResources, bundles, placement_mode, role_resources, run_resources
@@ -24,6 +25,7 @@ from rayrl.envs.registry import load_agent_env, load_env
 from rayrl.errors import RayrlError
 from rayrl.feedback.preflight import problems as feedback_problems
 from rayrl.machine import Machine, inspect_machine
+from rayrl.reward_roles import problems as reward_problems
 from rayrl.rewards.registry import SANDBOXED, bind
 from rayrl.sandbox.isolation import MISSING_BUBBLEWRAP, isolation
 
@@ -65,6 +67,7 @@ def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
         *(_size_problems(config, mode, size, roles, memory, machine, resources) if size else ()),
         *_name_problems(config),
         *feedback_problems(config),
+        *reward_problems(config),
     ]
     lacking = [*([f"no engine: {reason}"] if engine is None else []), *_missing_packages(config)]
     notes = [*_notes(config, mode, size, machine, resources)]
@@ -154,7 +157,8 @@ def _size_problems(
 
 def _name_problems(config: Config) -> Iterator[str]:
     """Verifiers, environment and generated task must exist and take their arguments; files must be there."""
-    asked: list[Callable[[], Any]] = [partial(bind, name, c.verifier, c.args) for name, c in config.rewards.components.items()]
+    verified = reward_sources.jobs(config).get(reward_sources.VERIFIERS, {})
+    asked: list[Callable[[], Any]] = [partial(bind, name, c.verifier, c.args) for name, c in verified.items() if c.verifier]
     if config.rollout.env is not None:
         asked.append(partial(load_env, config.rollout.env))
     if config.agent.env is not None:

@@ -109,6 +109,8 @@ class ReplayBuffer(Protocol):
 
     def put_rewards(self, scorer: str, rewards: Mapping[int, Sequence[Sequence[RewardRecord]]]) -> None: ...
 
+    def still_unscored(self, ordinals: Sequence[int]) -> list[int]: ...
+
     def sample(self, step: int, version: int, groups: int, wait_s: float) -> LearnBatch | None: ...
 
     def confirm_trained(self, step: int, ordinals: Sequence[int]) -> None: ...
@@ -294,18 +296,19 @@ class Annotator(Protocol):
 
 
 class RewardModel(Protocol):
-    """A reward that is learned from annotations while the run goes on. One thread owns it."""
+    """The role of a reward that is learned from annotations while the run goes on: a loop of its own (``run``, ``stop``) that leases
+    groups, asks, learns and scores. What it says carries its version in ``RewardRecord.producer_version``."""
 
-    @property
-    def version(self) -> int:
-        """Grows with every fit; goes into ``RewardRecord.producer_version``."""
+    def run(self) -> None: ...
 
-    def score(self, questions: Sequence[Question]) -> FloatArray:
-        """float32[N]: the reward of each question's single text, given its context."""
+    def stop(self) -> None: ...
 
-    def fit(self, annotations: Sequence[Annotation]) -> Mapping[str, float]:
-        """Learns from new labels; returns metrics (loss, held-out accuracy, calibration error)."""
+    def score(self, trajectories: Sequence[Trajectory]) -> list[list[RewardRecord]]:
+        """Records for a caller instead of the buffer, under the present version."""
 
-    def save(self, folder: Path) -> None: ...
+    def stats(self) -> Mapping[str, Any]: ...
+
+    def save(self, folder: Path) -> None:
+        """Weights, optimiser, labels, statistics and the place in the label store: `load` goes on exactly there."""
 
     def load(self, folder: Path) -> None: ...

@@ -218,7 +218,8 @@ class Recorder:
     def _activity(self, roles: Roles) -> dict[str, float]:
         """Counters of all roles since the last call, and their gauges."""
         limit = self._config.deadlines.call_s
-        engines, scorers = roles.rollout.observe("stats", limit), roles.scorers.observe("stats", limit)
+        engines = roles.rollout.observe("stats", limit)
+        scorers = [*roles.scorers.observe("stats", limit), *roles.sources.stats(limit)]
         learners = roles.learner.observe("stats").results(limit)
         memory = {"rollout": engines, "scorer": scorers, "learner": learners}
         sums = {
@@ -238,6 +239,7 @@ class Recorder:
             deltas
             | dict(roles.buffer.stats())
             | self._feedback(roles)
+            | roles.sources.metrics()
             | {"rollout/workers_count": float(len(engines)), "store/used_bytes": roles.runtime.usage()["used"]}
             | {f"memory/{role}_bytes": max((s["rss_bytes"] for s in all), default=0.0) for role, all in memory.items()}
             | {"memory/driver_bytes": float(resident_bytes())}

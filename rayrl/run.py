@@ -23,6 +23,7 @@ from rayrl import assembly, checkpoint
 from rayrl.buffer.snapshot import pending_ordinals
 from rayrl.config import loading
 from rayrl.config.loading import Loaded
+from rayrl.config.reward_sources import main_component
 from rayrl.deadlines import Deadline
 from rayrl.errors import NothingToLearn, RanksLost, RoleFailed
 from rayrl.publishing import Publisher
@@ -104,8 +105,8 @@ class Run(AbstractContextManager["Run"]):
         say("starting Ray")
         self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
-        rollouts = self.folder.rollouts if config.telemetry.rollouts else None
-        self._roles = assembly.start_roles(config, self._runtime, resources, self._mode, rollouts, self.folder.feedback)
+        places = (self.folder.rollouts if config.telemetry.rollouts else None, self.folder.feedback, self.folder.reward_models)
+        self._roles = assembly.start_roles(config, self._runtime, resources, self._mode, *places, resuming=bool(self._saved))
         self._publisher = Publisher(config, self._roles, self._mode, canary)
         if self._saved:
             self._restore(self._saved)
@@ -212,7 +213,7 @@ class Run(AbstractContextManager["Run"]):
         """For whom the driver waits now, and for how long without any progress."""
         deadlines = self.config.deadlines
         if outstanding["unscored"] and not outstanding["in_flight"]:
-            return Deadline("score_s", "driver", "the verifiers", deadlines.score_s)
+            return Deadline("score_s", "driver", "the rewards", deadlines.score_s)
         return Deadline("generate_s", "driver", "the rollout workers", deadlines.generate_s)
 
     def _refill_left(self) -> int:
@@ -297,8 +298,7 @@ class Run(AbstractContextManager["Run"]):
             return
         limits = self.config.deadlines
         self._roles.rollout.wait_for_one()
-        self._roles.scorers.wait_for_one()
-        score = lambda trajectories: self._roles.scorers.handles[0].submit("score", trajectories).result(limits.generate_s)
+        score = lambda trajectories: self._roles.scorer(main_component(self.config)).submit("score", trajectories).result(limits.generate_s)
         try:
             result = self._work.examine(self.step, self._roles.rollout.handles, score, limits.generate_s)
         except RoleFailed:
@@ -327,12 +327,17 @@ class Run(AbstractContextManager["Run"]):
             "position": self._work.position,
             "buffer": self._roles.buffer.snapshot(),
         } | self._recorder.state()
-        save = lambda path: self._roles.learner.call("save", path, timeout_s=self.config.deadlines.save_s)
+
+        def save(path: Path) -> None:
+            self._roles.learner.call("save", path, timeout_s=self.config.deadlines.save_s)
+            self._roles.sources.save(path.parent, self.config.deadlines.save_s)
+
         self._recorder.saved(checkpoint.commit(self.folder, self.step, state, save, keep=self.config.checkpoint.keep))
         self._saved_at = self.step
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         self._roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
+        self._roles.sources.load(self._place, self.config.deadlines.save_s)
         self._refill_buffer(saved)
 
     def _refill_buffer(self, saved: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ report.html                        the run as a page to look at
 checkpoints/step-NNNNNN/           atomic commits; `rayrl resume` continues from the newest good one
 policy/                            the trained policy as a Hugging Face checkpoint
 feedback.sqlite                    every question that a judge was asked, its answer and its label
+reward_models/NAME/                state of a reward model that is learned while the run goes on
 spans.json                         who did what when (open in ui.perfetto.dev)
 logs/<role>.log, crash.json        what every process said; the first failure
 """
@@ -90,6 +91,10 @@ class RunFolder:
     @property
     def feedback(self) -> Path:
         return self.path / "feedback.sqlite"
+
+    @property
+    def reward_models(self) -> Path:
+        return self.path / "reward_models"
 
     @property
     def spans(self) -> Path:

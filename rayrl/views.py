@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rayrl.config.loading import Loaded
+from rayrl.config.reward_sources import main_component
 from rayrl.config.schema import Config
 from rayrl.telemetry.bound import step_bound
 from rayrl.telemetry.console import LANGUAGE_COLUMNS, Column, Console
@@ -64,7 +65,7 @@ class LanguageView:
             "rollout/length_max_tokens": float(lengths.max()),
             "rollout/truncated_share": float(np.mean([reason == "length" for reason in reasons])),
         }
-        main = self._config.evaluation.component or next(iter(self._config.rewards.components))
+        main = main_component(self._config)
         correct = np.concatenate([g.components[main][g.kept] for g in batch.groups]) >= self._config.evaluation.threshold
         return numbers | {"batch/accuracy": float(correct.mean()) if correct.size else float("nan")}
 

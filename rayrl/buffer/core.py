@@ -131,6 +131,10 @@ class BufferCore:
             if finished is not None:
                 self._finish_scoring(*finished)
 
+    def still_unscored(self, ordinals: Iterable[int]) -> list[int]:
+        """Those that still wait for a score."""
+        return [ordinal for ordinal in ordinals if ordinal in self.desk]
+
     def requeue_lost(self, ordinals: Iterable[int]) -> None:
         """The payloads of these groups cannot be read any more (their node died): generate them again.
 
@@ -294,7 +298,8 @@ class BufferCore:
             # What cannot be leased would be waited for in vain.
             queued = 0 if self.full or self.draining else counts[OrdinalState.QUEUED]
             return bool(queued or counts[OrdinalState.IN_FLIGHT] or len(self.desk))
-        return bool(self.ledger.in_flight_at[last_chance] or self.desk.at_version(last_chance))
+        late = 0 if self.rules.on_failure == "rescore" else self.desk.at_version(last_chance)
+        return bool(self.ledger.in_flight_at[last_chance] or late)
 
     def _check_not_stuck(self, groups_per_step: int) -> None:
         counts = self.ledger.counts

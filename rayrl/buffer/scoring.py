@@ -33,15 +33,16 @@ class RewardRules:
     a weight are only measured: they reach neither ``aggregate`` nor ``kept``."""
     aggregate: Aggregate
     on_failure: str = "drop"
-    """drop: ``kept`` is False. fallback: the sample's reward is ``fallback_value``."""
+    """drop: ``kept`` is False. fallback: the sample's reward is ``fallback_value``. rescore: as drop for what failed for good; what is
+    only late may come later, so no batch waits for a group that is not scored yet."""
     fallback_value: float = 0.0
     group_filter: GroupFilter | None = None
     gaps: bool = False
     """``aggregate`` takes NaN where a component failed: a sample counts as failed only when none of its components has a score."""
 
     def __post_init__(self) -> None:
-        if self.on_failure not in ("drop", "fallback"):
-            raise ValueError(f"rewards.on_failure is {self.on_failure!r}, expected drop or fallback")
+        if self.on_failure not in ("drop", "fallback", "rescore"):
+            raise ValueError(f"rewards.on_failure is {self.on_failure!r}, expected drop, fallback or rescore")
 
     def apply(self, info: GroupInfo, records: Records) -> tuple[ScoredGroup, str | None, Counter[str]]:
         """The scored group, the reason to drop it (or None), and failed scores per component.

@@ -103,6 +103,11 @@ class BufferService:
             self._core.put_rewards(scorer, rewards)
             self._note(True)
 
+    def still_unscored(self, ordinals: Sequence[int]) -> list[int]:
+        """Those that still wait for a score: the others were dropped, or answered by somebody else."""
+        with self._changed:
+            return self._core.still_unscored(ordinals)
+
     # ---- batches
 
     def sample(self, step: int, version: int, groups: int, wait_s: float) -> LearnBatch | None:

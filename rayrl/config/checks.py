@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rayrl.algorithms import registry
-from rayrl.config import agent_checks
+from rayrl.config import agent_checks, reward_sources
 from rayrl.config.choices import CHOICES, RANGES
 from rayrl.config.placement import needs_reference
 from rayrl.config.schema import Config
@@ -37,25 +37,27 @@ def problems(config: Config) -> list[str]:
 
 
 def _choices(config: Config) -> Iterator[str]:
-    for key, allowed in CHOICES.items():
-        value = value_of(config, key)
+    for key, value, allowed in ((k, v, allowed) for pattern, allowed in CHOICES.items() for k, v in values_of(config, pattern)):
         if value is not None and value not in allowed:
             close = difflib.get_close_matches(str(value), allowed, n=1)
             yield f"{key} is {value!r}" + (f"; did you mean {close[0]!r}?" if close else "") + f" One of: {', '.join(allowed)}"
 
 
 def _ranges(config: Config) -> Iterator[str]:
-    for key, allowed in RANGES.items():
-        value = value_of(config, key)
+    for key, value, allowed in ((k, v, allowed) for pattern, allowed in RANGES.items() for k, v in values_of(config, pattern)):
         if value is not None and value not in allowed:
             yield f"{key} is {value}; it must be {allowed}"
 
 
-def value_of(config: Any, key: str) -> Any:
-    """The value at a dotted key."""
+def values_of(config: Any, key: str) -> list[tuple[str, Any]]:
+    """The value at a dotted key; where ``*`` stands for names of the user's choice, the values of all of them, each with its own key."""
+    found: list[tuple[str, Any]] = [("", config)]
     for part in key.split("."):
-        config = getattr(config, part)
-    return config
+        if part == "*":
+            found = [(f"{place}.{name}", entry) for place, section in found for name, entry in section.items()]
+        else:
+            found = [(f"{place}.{part}" if place else part, getattr(section, part)) for place, section in found]
+    return found
 
 
 def _batch(config: Config) -> Iterator[str]:
@@ -171,6 +173,7 @@ def _rewards(config: Config) -> Iterator[str]:
             yield f"rewards.components.{name}.weight is {component.weight}: it must be finite"
     if all(component.weight == 0 for component in components.values()):
         yield "every weight in rewards.components is 0: all rewards would be 0; weight at least one"
+    yield from reward_sources.problems(config)
     wanted = config.evaluation.component
     if wanted is not None and wanted not in components:
         yield f"evaluation.component is {wanted!r}, which is not among rewards.components: {', '.join(components)}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rayrl.algorithms import registry
+from rayrl.config import reward_sources
 from rayrl.config.schema import Config, PlacementConfig
 from rayrl.errors import ConfigError
 
@@ -25,7 +26,7 @@ class RoleResources:
     """What the actors of one role reserve and use."""
 
     name: str
-    """rollout, learner, reference, judge, scorer or buffer."""
+    """rollout, learner, reference, judge, scorer, judges, reward_model-NAME or buffer."""
     count: int
     """Actors."""
     cpus: float
@@ -76,7 +77,8 @@ def disaggregated_gpus(config: Config) -> float:
     rollout = config.rollout.num_engines * config.rollout.tensor_parallel
     reference = config.reference.actors if needs_reference(config) else 0
     judges = judge_workers(config) * config.feedback.engine.tensor_parallel
-    return rollout + config.learner.ranks * config.placement.learner_gpus_per_rank + reference + judges
+    models = sum(model.gpus for model in config.reward_models.values())
+    return rollout + config.learner.ranks * config.placement.learner_gpus_per_rank + reference + judges + models
 
 
 def weight_transport(config: Config, mode: str, engine: str) -> str:
@@ -116,9 +118,28 @@ def role_resources(config: Config, cpus: int, gpus: float, *, cores: Sequence[in
     """
     mode = placement_mode(config, gpus)
     heavy = _on_cpu(config, cpus, list(cores) if cores is not None else list(range(cpus))) if mode == "cpu" else _on_gpus(config, mode)
-    scorer = RoleResources("scorer", 1, cpus=0.0, gpus=0.0, threads=1, processes=config.rewards.workers)
-    scorers = [scorer] if config.agent.env is None else []  # an agent's rewards come with its fragments
-    return [*heavy, *scorers, RoleResources("buffer", 1, cpus=0.0, gpus=0.0, threads=1)]
+    # an agent's rewards come with its fragments
+    verified = reward_sources.VERIFIERS in reward_sources.jobs(config)
+    scorer = [RoleResources("scorer", 1, cpus=0.0, gpus=0.0, threads=1, processes=config.rewards.workers)] if verified else []
+    return [*heavy, *_reward_sources(config, heavy, mode), *scorer, RoleResources("buffer", 1, cpus=0.0, gpus=0.0, threads=1)]
+
+
+def _reward_sources(config: Config, heavy: Sequence[RoleResources], mode: str) -> list[RoleResources]:
+    """The role that asks the judge, and one for each reward model: on the CPU, or with GPUs of its own."""
+    found, bundle = [], 1 + max((index for role in heavy for index in role.bundles), default=-1)
+    for job in reward_sources.jobs(config):
+        if job == reward_sources.JUDGES:
+            found.append(RoleResources(job, 1, 0.0, 0.0, threads=1))
+        model = config.reward_models.get(job.removeprefix(reward_sources.MODEL_PREFIX))
+        if job.startswith(reward_sources.MODEL_PREFIX) and model is not None:
+            own = model.gpus > 0 and mode != "cpu"
+            found.append(
+                RoleResources(job, 1, 1.0, model.gpus, threads=1, bundles=(bundle,))
+                if own
+                else RoleResources(job, 1, 0.0, 0.0, threads=model.cpu_threads)
+            )
+            bundle += own
+    return found
 
 
 GROUP_TOKEN = 0.001

@@ -126,10 +126,14 @@ class RolloutConfig:
 
 @dataclass
 class RewardComponent:
-    verifier: str = MISSING
-    """Registry name or `module:function` of a verifier."""
+    verifier: str | None = None
+    """Source of the scores: registry name or `module:function` of a verifier. Each component has exactly one source."""
+    judge: str | None = None
+    """Source of the scores: the judge of `feedback`, asked with this prompt template (kind score or class)."""
+    reward_model: str | None = None
+    """Source of the scores: a model of `reward_models`, by name."""
     weight: float = 1.0
-    """Factor in the weighted sum."""
+    """Factor in the weighted sum; 0 only measures."""
     tasks: list[str] | None = None
     """Tasks it applies to (0 elsewhere); null is all."""
     args: dict[str, Any] = field(default_factory=dict)
@@ -145,9 +149,12 @@ class RewardsConfig:
     aggregate_args: dict[str, Any] = field(default_factory=dict)
     """Knobs of the aggregator (algorithms/tables.py says which it has)."""
     on_failure: str = "drop"
-    """A sample whose score failed: drop (not trained on) or fallback (takes `fallback_value`). Counted in both cases."""
+    """A sample whose score failed: drop (not trained on) or fallback (takes `fallback_value`), counted in both cases; or rescore: a
+    judge's late answer is waited for beyond `deadline_s`, while the learner goes on, until the group is too stale."""
     fallback_value: float = 0.0
     """Reward of a failed sample when on_failure is fallback."""
+    deadline_s: float = 60.0
+    """Longest time that a group waits for a judge, or for a reward model that has not learned yet; then its score has failed."""
     timeout_s: float = 5.0
     """Time limit of one verifier call."""
     workers: int = 1
@@ -362,7 +369,7 @@ class RewardModelConfig:
     max_length: int = 512
     """Most tokens of a text (transformer); longer ones keep their end."""
     lr: float = 1e-4
-    """Learning rate of AdamW."""
+    """Step size of AdamW."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     grad_clip: float = 10.0
@@ -377,6 +384,18 @@ class RewardModelConfig:
     """Labels kept; beyond it the oldest go."""
     validation_share: float = 0.1
     """Share of the labels that is never fitted to and measures quality. Chosen by content."""
+    online: bool = True
+    """Learn from the judge of `feedback` while the run goes on; false scores with the checkpoint as it is."""
+    questions_per_group: int = 2
+    """Questions asked about one group of samples: pairs (ranking), else single samples."""
+    choose: str = "uncertainty"
+    """Which are asked: uncertainty (those that the model is least sure about) or random."""
+    normalize: bool = True
+    """Standardise scores by running mean and deviation of all scores given out."""
+    gpus: float = 0.0
+    """GPUs of its actor; 0 runs it on the CPU."""
+    cpu_threads: int = 1
+    """torch threads of its actor on the CPU."""
 
 
 @dataclass
@@ -644,6 +663,8 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    reward_models: dict[str, RewardModelConfig] = field(default_factory=dict)
+    """Reward models by name; components refer to them."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from rayrl.config.reward_sources import main_component
 from rayrl.config.schema import Config
 from rayrl.evaluation.estimators import pass_curve
 from rayrl.types import Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams, Trajectory
@@ -64,7 +65,7 @@ def evaluate(
     score: Callable[[Sequence[Trajectory]], list[list[RewardRecord]]],
 ) -> Evaluation:
     """Scores finished trajectories. The first reward component decides, unless ``evaluation.component`` names another."""
-    component = config.evaluation.component or next(iter(config.rewards.components))
+    component = main_component(config)
     correct: dict[str, list[bool]] = defaultdict(list)
     of_prompt: dict[int, list[bool]] = defaultdict(list)
     samples, failed = [], 0

@@ -84,9 +84,7 @@ class Fitter:
 
         When nothing is owed any more, quality is measured on the held-out examples.
         """
-        if len(self.examples) < self._settings.min_labels or not self.examples.train:
-            return False
-        steps = self.owed if max_updates is None else min(self.owed, max_updates)
+        steps = self.pending if max_updates is None else min(self.pending, max_updates)
         losses = [self._update() for _ in range(steps)]
         if not losses:
             return False
@@ -110,6 +108,12 @@ class Fitter:
             loss = self._step([pool[i] for i in order[place * size : (place + 1) * size]], self._seed + step)
             report(step + 1, epochs * per_epoch, loss)
         self.version += 1
+
+    @property
+    def pending(self) -> int:
+        """Gradient steps that `fit` would make now."""
+        enough = len(self.examples) >= self._settings.min_labels and len(self.examples.train) > 0
+        return self.owed if enough else 0
 
     @property
     def ready(self) -> bool:
@@ -137,10 +141,14 @@ class Fitter:
 
     def score(self, texts: Sequence[str]) -> Scored:
         """Under the present weights, not normalised."""
-        if not texts:
-            return Scored(np.empty(0, np.float32), np.empty(0, np.float32))
-        heads = self.objective.scores(self._heads(self._run(texts))).cpu().numpy().astype(np.float32)
+        heads = self.heads(texts)
         return Scored(heads.mean(1), heads.std(1))
+
+    def heads(self, texts: Sequence[str]) -> FloatArray:
+        """float32[N, H]: what each head says."""
+        if not texts:
+            return np.empty((0, self._settings.heads), np.float32)
+        return self.objective.scores(self._heads(self._run(texts))).cpu().numpy().astype(np.float32)
 
     def normalized(self, values: FloatArray) -> FloatArray:
         """float32[N]: standardised by the running statistics of all values given out, these included."""

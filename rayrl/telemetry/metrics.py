@@ -153,6 +153,7 @@ FAMILIES: dict[str, Metric] = {
     ),
     "intrinsic/": Metric("", "Environment agents: version and number of labels, share of frames with one, share whose rating changed"),
     "agent/": Metric("", "Environment agents: frames trained on and episodes finished"),
+    "reward_model/": Metric("", "A reward model's data, fit and held-out quality: reward_model/<name>/<quantity>"),
     "reward/": Metric("", "Mean of one reward component over the batch: reward/<component>"),
     "method/": Metric("", "What a method shows of itself: quantiles, targets, selected shares (algorithms/)"),
     "eval/": Metric("", "Evaluation on held-out prompts: eval/<task>/<quantity>"),

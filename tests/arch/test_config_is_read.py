@@ -9,10 +9,10 @@ from rayrl.config import fields
 ROOT = Path(rayrl.__file__).parent
 NOT_READERS = ("config", "plan.py", "check.py", "cli")
 """Validating or printing a setting is not obeying it. Placement and sizes are obeyed by the driver."""
-OBEYED = ("config/placement.py",)
+OBEYED = ("config/placement.py", "config/reward_sources.py")
 
 ANY_SECTION = {"config", "settings"}
-ALIASES = {"sampling": {"s"}, "*": {"component", "spec", "c"}}
+ALIASES = {"sampling": {"s"}, "*": {"component", "spec", "c", "model"}}
 """What the readers call a section where they do not call it by its name."""
 
 NOT_YET_READ: set[str] = set()

@@ -175,3 +175,27 @@ def test_a_wrong_number_of_samples_is_refused(make):
     d.lease("a", "verifiers", 1, now=0)
     with pytest.raises(ValueError, match="3 lists of records for the 2 samples"):
         d.answer("a", 5, make.records(1.0, 1.0, 1.0))
+
+
+def test_with_rescore_a_batch_waits_for_no_late_score_and_the_late_group_still_counts_if_it_comes_in_time(make):
+    core = make.core(rules=make.rules(on_failure="rescore"), max_staleness=1)
+    core.admit(make.tasks(0, 1, 2))
+    core.lease_prompts("maker", 0, 10, now=0.0)
+    core.put_groups("maker", [make.group(o, 0) for o in range(3)])
+    assert [g.ordinal for g in core.lease_unscored("judge", "verifiers", 10, now=0.0)] == [0, 1, 2]
+    core.put_rewards("judge", {1: make.records(0.0, 1.0)})
+    batch = core.select(0, 1, 1)  # at version 1 the groups of version 0 have their last chance
+    assert batch is not None and batch.ordinals == [1] and core.still_unscored([0, 1, 2]) == [0, 2]
+    core.put_rewards("judge", {0: make.records(0.0, 1.0)})
+    assert core.select(1, 1, 1).ordinals == [0]
+    assert core.select(2, 2, 1) is None and core.ledger.dropped_by["stale"] == 1 and core.still_unscored([2]) == []
+
+
+def test_without_rescore_the_batch_waits_for_the_score_that_would_come_too_late(make):
+    core = make.core(max_staleness=1)
+    core.admit(make.tasks(0, 1))
+    core.lease_prompts("maker", 0, 10, now=0.0)
+    core.put_groups("maker", [make.group(o, 0) for o in range(2)])
+    core.lease_unscored("judge", "verifiers", 10, now=0.0)
+    core.put_rewards("judge", {1: make.records(0.0, 1.0)})
+    assert core.select(0, 1, 1) is None

@@ -1,0 +1,194 @@
+"""A judge's scores as rewards: leases groups, asks the annotator about every sample, hands in what is answered.
+
+Many groups wait for their answers side by side, so a slow answer holds up its own group alone, and none longer than ``deadline_s``:
+what is missing then has failed, and ``rewards.on_failure`` decides. With ``patient`` a late answer is waited for as long as the
+buffer still wants the group.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayrl.annotations import Annotation, Question, QuestionState
+from rayrl.config.schema import RewardComponent
+from rayrl.data import arrow
+from rayrl.errors import DeadlineExceeded, RayrlError, RoleFailed
+from rayrl.protocols import Annotator, ReplayBuffer, Store
+from rayrl.telemetry.process import resident_bytes
+from rayrl.types import GroupInfo, RewardRecord, RewardStatus, Trajectory
+
+_IDLE_S, _POLL_S = 1.0, 0.25
+NOT_APPLICABLE = "not applicable"
+LATE = "late"
+
+
+@dataclass
+class _Waiting:
+    """A group on its way through the judge."""
+
+    ordinal: int
+    trajectories: list[Trajectory]
+    since: float
+    found: dict[tuple[str, int], Annotation] = field(default_factory=dict)
+    """Final annotations by (component, sample)."""
+
+
+class JudgeWorker:
+    """``run`` works until ``stop``, both callable from different threads; ``components`` are those with a judge."""
+
+    def __init__(
+        self,
+        name: str,
+        buffer: ReplayBuffer,
+        store: Store,
+        annotator: Annotator,
+        components: Mapping[str, RewardComponent],
+        job: str,
+        *,
+        deadline_s: float,
+        patient: bool = False,
+        max_groups: int = 64,
+        fetch_s: float = 60.0,
+    ) -> None:
+        self._name, self._job, self._components = name, job, dict(components)
+        self._buffer, self._store, self._annotator = buffer, store, annotator
+        self._deadline_s, self._patient = deadline_s, patient
+        self._max_groups, self._fetch_s = max_groups, fetch_s
+        self._stopping = threading.Event()
+        self._busy_s = self._waited_s = 0.0
+        self._groups = self._scored = 0
+        self._failed: Counter[str] = Counter()
+
+    def run(self) -> None:
+        waiting: list[_Waiting] = []
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            free = self._max_groups - len(waiting)
+            leased = self._buffer.lease_unscored(self._name, self._job, free, 0.0 if waiting else _IDLE_S) if free else []
+            waiting += self._fetched(leased)
+            if not waiting:
+                self._waited_s += time.monotonic() - started
+                continue
+            self._ask(waiting, _POLL_S)
+            now = time.monotonic()
+            ready = [w for w in waiting if self._is_complete(w) or (not self._patient and now - w.since >= self._deadline_s)]
+            if ready:
+                self._buffer.put_rewards(self._name, self._counted({w.ordinal: self._records(w) for w in ready}))
+            waiting = self._still_wanted([w for w in waiting if w not in ready], now)
+            self._busy_s += time.monotonic() - started
+
+    def stop(self) -> None:
+        """Makes `run` return; the questions go on, and their answers are there for whoever leases the groups next."""
+        self._stopping.set()
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[list[RewardRecord]]:
+        """Records for a caller instead of the buffer (evaluation); waits for the judge at most ``deadline_s``."""
+        waiting, limit = _Waiting(-1, list(trajectories), time.monotonic()), time.monotonic() + self._deadline_s
+        while not self._is_complete(waiting) and time.monotonic() < limit and not self._stopping.is_set():
+            self._ask([waiting], min(_IDLE_S, max(0.0, limit - time.monotonic())))
+        return self._records(waiting)
+
+    def stats(self) -> dict[str, Any]:
+        """As `RewardWorker.stats`."""
+        return {
+            "busy_s": self._busy_s,
+            "waited_s": self._waited_s,
+            "groups": self._groups,
+            "scored": self._scored,
+            "failed": self._failed.total(),
+            "failed_by_reason": dict(self._failed),
+            "rss_bytes": resident_bytes(),
+        }
+
+    # ---- inside
+
+    def _fetched(self, groups: Sequence[GroupInfo]) -> list[_Waiting]:
+        """The groups whose trajectories can be read; the others get failed records at once."""
+        found, lost = [], {}
+        for group in groups:
+            try:
+                trajectories = arrow.decode(self._store.get(group.payload, timeout_s=self._fetch_s))
+                found.append(_Waiting(group.ordinal, trajectories, time.monotonic()))
+            except RayrlError as e:
+                lost[group.ordinal] = [[self._failure(name, f"payload lost: {e}") for name in self._components] for _ in group.lengths]
+        if lost:
+            self._buffer.put_rewards(self._name, self._counted(lost))
+        return found
+
+    def _asked(self, waiting: _Waiting) -> list[tuple[str, int]]:
+        """(component, sample) that a judge must answer."""
+        return [
+            (name, i)
+            for name, component in self._components.items()
+            for i, trajectory in enumerate(waiting.trajectories)
+            if component.tasks is None or trajectory.task in component.tasks
+        ]
+
+    def _is_complete(self, waiting: _Waiting) -> bool:
+        return len(waiting.found) == len(self._asked(waiting))
+
+    def _ask(self, waiting: Sequence[_Waiting], wait_s: float) -> None:
+        """Looks for the answers that are missing, template by template; a restarting annotator has none."""
+        for template in dict.fromkeys(c.judge for c in self._components.values()):
+            missing = [
+                (w, place)
+                for w in waiting
+                for place in self._asked(w)
+                if place not in w.found and self._components[place[0]].judge == template
+            ]
+            if not missing:
+                continue
+            questions = [Question((w.trajectories[i].text,), w.trajectories[i].prompt_text) for w, (_, i) in missing]
+            try:
+                answers = self._annotator.ask(questions, template=template, wait_s=wait_s)
+            except (RoleFailed, DeadlineExceeded):
+                self._stopping.wait(_POLL_S)
+                continue
+            for (w, place), answer in zip(missing, answers, strict=True):
+                if answer is not None:
+                    w.found[place] = answer
+
+    def _still_wanted(self, waiting: list[_Waiting], now: float) -> list[_Waiting]:
+        """Without those that the buffer has dropped meanwhile: only groups past their deadline are asked for."""
+        late = {w.ordinal for w in waiting if now - w.since >= self._deadline_s}
+        kept = set(self._buffer.still_unscored(sorted(late))) if late else set()
+        return [w for w in waiting if w.ordinal not in late or w.ordinal in kept]
+
+    def _records(self, waiting: _Waiting) -> list[list[RewardRecord]]:
+        asked = set(self._asked(waiting))
+        return [
+            [self._record(name, waiting.found.get((name, i)), (name, i) in asked) for name in self._components]
+            for i in range(len(waiting.trajectories))
+        ]
+
+    def _record(self, name: str, answer: Annotation | None, asked: bool) -> RewardRecord:
+        if not asked:
+            return RewardRecord(name, RewardStatus.SCORED, 0.0, producer=NOT_APPLICABLE)
+        if answer is None:
+            return self._failure(name, f"{LATE}: no answer within {self._deadline_s:g} s")
+        provenance = {
+            "producer": answer.model,
+            "producer_version": f"{answer.template[:12]}/{answer.key[:12]}",
+            "latency_s": answer.latency_s,
+            "cost_usd": answer.cost_usd,
+        }
+        if answer.state is not QuestionState.LABELLED:
+            return RewardRecord(name, RewardStatus.FAILED, error=answer.error, **provenance)
+        return RewardRecord(name, RewardStatus.SCORED, answer.label, **provenance)
+
+    def _failure(self, name: str, error: str) -> RewardRecord:
+        return RewardRecord(name, RewardStatus.FAILED, error=error, producer=self._components[name].judge or "")
+
+    def _counted(self, rewards: dict[int, list[list[RewardRecord]]]) -> dict[int, list[list[RewardRecord]]]:
+        self._groups += len(rewards)
+        for record in (r for samples in rewards.values() for sample in samples for r in sample):
+            if record.status is RewardStatus.SCORED:
+                self._scored += 1
+            else:
+                self._failed[record.error.partition(":")[0]] += 1
+        return rewards

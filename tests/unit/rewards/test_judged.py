@@ -1,0 +1,116 @@
+"""Judged rewards: every sample asked once, none waited for beyond its limit, a missing score never a number."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rayrl.annotations import QuestionKind
+from rayrl.config.schema import RewardComponent
+from rayrl.rewards.judged import JudgeWorker
+from rayrl.types import RewardStatus
+
+sys.path.append(str(Path(__file__).parent.parent / "reward_models"))
+from scripted import ScriptedAnnotator, ScriptedBuffer, trajectory
+
+GRADED = {"graded": RewardComponent(judge="score")}
+
+
+def groups(count: int) -> dict[int, list]:
+    return {o: [trajectory(o, s, f"p{o}:", "x" * s) for s in range(3)] for o in range(count)}
+
+
+def make(buffer, annotator, components=GRADED, **settings) -> JudgeWorker:
+    settings = {"deadline_s": 10.0} | settings
+    return JudgeWorker("judges", buffer, buffer, annotator, components, "judges", **settings)
+
+
+def run(worker: JudgeWorker, until: threading.Event, limit_s: float = 10.0) -> None:
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    assert until.wait(limit_s), worker.stats()
+    worker.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def length(question) -> float:
+    return len(question.texts[0]) / 3
+
+
+def test_every_sample_has_the_judges_score_and_its_provenance():
+    buffer, annotator = ScriptedBuffer(groups(9)), ScriptedAnnotator(length, QuestionKind.SCORE)
+    run(make(buffer, annotator, max_groups=2), buffer.answered)
+    for samples in buffer.rewards.values():
+        assert [r[0].value for r in samples] == [0.0, 1 / 3, 2 / 3]
+    record = buffer.rewards[0][0][0]
+    assert record.component == "graded" and record.producer == "scripted" and record.producer_version.startswith("tttt")
+    assert {q.context for q in annotator.asked} == {f"p{o}:" for o in range(9)}
+
+
+def test_an_answer_that_failed_or_is_late_is_no_number_and_holds_up_its_own_group_only():
+    answers = lambda q: np.nan if q.context == "p1:" else None if q.context == "p2:" else length(q)
+    buffer, annotator = ScriptedBuffer(groups(6)), ScriptedAnnotator(answers, QuestionKind.SCORE)
+    worker = make(buffer, annotator, deadline_s=1.0)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    limit = time.monotonic() + 0.9
+    while len(buffer.rewards) < 5 and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert set(buffer.rewards) == {0, 1, 3, 4, 5}, "they did not wait for group 2"
+    assert buffer.answered.wait(5)
+    worker.stop()
+    thread.join(5)
+    for ordinal, reason in ((1, "malformed"), (2, "late")):
+        records = [r for sample in buffer.rewards[ordinal] for r in sample]
+        assert all(r.status is RewardStatus.FAILED and r.value is None and r.error.startswith(reason) for r in records)
+    assert worker.stats()["failed_by_reason"] == {"malformed": 3, "late": 3} and worker.stats()["scored"] == 12
+
+
+def test_a_patient_worker_takes_a_late_answer_and_forgets_what_the_buffer_dropped():
+    late: list[str] = ["p0:", "p1:"]
+    annotator = ScriptedAnnotator(lambda q: None if q.context in late else length(q), QuestionKind.SCORE)
+    buffer = ScriptedBuffer(groups(2))
+    worker = make(buffer, annotator, deadline_s=0.1, patient=True)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    time.sleep(0.5)
+    assert not buffer.rewards
+    buffer.gone.add(1)
+    time.sleep(0.5)
+    late.clear()
+    time.sleep(0.5)
+    worker.stop()
+    thread.join(5)
+    assert [r[0].value for r in buffer.rewards[0]] == [0.0, 1 / 3, 2 / 3] and 1 not in buffer.rewards
+
+
+def test_a_restarting_annotator_is_survived():
+    buffer, annotator = ScriptedBuffer(groups(4)), ScriptedAnnotator(length, QuestionKind.SCORE)
+    annotator.away = True
+    threading.Timer(0.5, lambda: setattr(annotator, "away", False)).start()
+    run(make(buffer, annotator), buffer.answered)
+    assert all(r[0].status is RewardStatus.SCORED for samples in buffer.rewards.values() for r in samples)
+
+
+def test_components_of_other_tasks_are_not_asked_about():
+    components = {"graded": RewardComponent(judge="score"), "prose": RewardComponent(judge="class", tasks=["essay"])}
+    buffer, annotator = ScriptedBuffer(groups(2)), ScriptedAnnotator(length, QuestionKind.SCORE)
+    run(make(buffer, annotator, components), buffer.answered)
+    assert [[r.component for r in sample] for sample in buffer.rewards[0]] == [["graded", "prose"]] * 3
+    assert all(sample[1].value == 0.0 for sample in buffer.rewards[0]) and len(annotator.asked) == 6
+
+
+def test_an_evaluation_waits_for_its_answers_within_the_limit():
+    annotator = ScriptedAnnotator(length, QuestionKind.SCORE)
+    worker = make(ScriptedBuffer({}), annotator, deadline_s=0.5)
+    assert [r[0].value for r in worker.score(groups(1)[0])] == [0.0, 1 / 3, 2 / 3]
+    annotator.answer = lambda q: None
+    started = time.monotonic()
+    records = worker.score([trajectory(7, 0, "other", "y")])
+    assert records[0][0].error.startswith("late") and time.monotonic() - started == pytest.approx(0.5, abs=0.5)
