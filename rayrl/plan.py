@@ -86,6 +86,15 @@ def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
     )
 
 
+def bundle_names(made: Plan) -> list[str]:
+    """Who lives in each bundle of `config.placement.bundles`, e.g. ``rollout-0`` or ``rollout-0 + learner-0``."""
+    names: dict[int, list[str]] = {}
+    for role in made.roles:
+        for i, bundle in enumerate(role.bundles):
+            names.setdefault(bundle, []).append(f"{role.name}-{i}")
+    return [" + ".join(names[i]) for i in sorted(names)]
+
+
 def step_arithmetic(config: Config) -> dict[str, int]:
     """How big one learner step is; token counts are upper bounds, micro-batches those of sequences that are all as long as allowed."""
     batch, learner, agent = config.batch, config.learner, config.agent

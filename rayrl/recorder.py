@@ -226,6 +226,7 @@ class Recorder:
             "rollout/busy_s": sum(s["busy_s"] for s in engines),
             "rollout/wait_s": sum(s["wait_s"] for s in engines),
             "rollout/tokens": sum(s["tokens"] for s in engines),
+            "rollout/engine_steps": sum(s["engine_steps"] for s in engines),
             "rewards/busy_s": sum(s["busy_s"] for s in scorers),
             "rewards/wait_s": sum(s["waited_s"] for s in scorers),
             "rewards/failed_count": sum(s["failed"] for s in scorers),

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rayrl.errors import ConfigError, EnvironmentMissing
+from rayrl.errors import ConfigError, EnvironmentMissing, PlacementError
+
+if TYPE_CHECKING:
+    from rayrl.config.loading import Loaded
+    from rayrl.plan import Plan
 
 
 def train(arguments: Namespace) -> None:
@@ -38,7 +43,11 @@ def plan(arguments: Namespace) -> int:
     from rayrl.plan import make_plan
 
     loaded = load(arguments.recipe, arguments.overrides, profile=arguments.profile, check=False)
+    if arguments.simulate or arguments.recorded:
+        return _simulate(arguments, loaded)
     made = make_plan(loaded)
+    if arguments.live:
+        return _against_live_nodes(arguments, loaded, made)
     if arguments.json:
         print(json.dumps(made.to_json(), indent=1))
     else:
@@ -46,6 +55,45 @@ def plan(arguments: Namespace) -> int:
         if arguments.origins:
             show.origins(loaded)
     return ConfigError.exit_code if made.problems else 0
+
+
+def _against_live_nodes(arguments: Namespace, loaded: Loaded, made: Plan) -> int:
+    """Exits with 6, as a `PlacementError` does, when a bundle finds no place."""
+    from rayrl.cli import show
+    from rayrl.config.fitting import fit, misfits
+    from rayrl.config.placement import bundles
+    from rayrl.plan import bundle_names
+    from rayrl.runtime.live import live_nodes
+
+    nodes, names = live_nodes(loaded.config.placement), bundle_names(made)
+    fits = fit(bundles(made.roles, loaded.config.placement.node_groups), nodes)
+    problems = misfits(names, fits)
+    if arguments.json:
+        rows = [
+            {"who": name, "bundle": dict(f.bundle), "place": f.place, "obstacles": dict(f.obstacles)}
+            for name, f in zip(names, fits, strict=True)
+        ]
+        print(json.dumps({"bundles": rows, "problems": problems}, indent=1))
+    else:
+        show.fits(names, fits, nodes, problems)
+    return PlacementError.exit_code if problems else 0
+
+
+def _simulate(arguments: Namespace, loaded: Loaded) -> int:
+    from rayrl.cli import show_simulation
+    from rayrl.simulation import prediction
+
+    predicted = prediction.predict(loaded.config, arguments.recorded)
+    if arguments.json:
+        print(json.dumps(predicted.to_json(), indent=1))
+    else:
+        show_simulation.prediction(predicted)
+    if arguments.sweep:
+        cells = prediction.over_sizes(loaded.config, predicted.scenario)
+        show_simulation.sweep(cells)
+        if arguments.picture:
+            Path(arguments.picture).write_text(prediction.picture(cells, loaded.recipe), encoding="utf-8")
+    return 0
 
 
 def check(arguments: Namespace) -> int:

@@ -83,6 +83,17 @@ def _plan(sub: argparse._SubParsersAction) -> None:
     _recipe(p, optional=True)
     p.add_argument("--explain", metavar="KEY", help="say what one setting means (a section lists its settings; `.` lists all), and stop")
     p.add_argument("--origins", action="store_true", help="also list every setting that differs from its default, and where it was set")
+    p.add_argument(
+        "--live", action="store_true", help="hold each bundle against each node of a running cluster; exits with 6 when one fits nowhere"
+    )
+    p.add_argument(
+        "--simulate", action="store_true", help="predict step time, idle shares and staleness: from --from, else from a data sheet"
+    )
+    p.add_argument("--from", dest="recorded", metavar="RUN_DIR", help="a recorded run to take the speeds from (implies --simulate)")
+    p.add_argument(
+        "--sweep", action="store_true", help="with --simulate: 8 to 4,096 GPUs, staleness bounds and shares of engines, and advice"
+    )
+    p.add_argument("--picture", metavar="FILE.svg", help="with --sweep: also draw it")
     p.add_argument("--json", action="store_true", help="print the plan as JSON")
     p.set_defaults(command=commands.plan, parser=p)
 

@@ -14,6 +14,7 @@ from rayrl.algorithms.registry import AGGREGATORS, PARTS, PRESETS
 from rayrl.catalogue import NOT_YET, PARTLY, WORKS, Paper
 from rayrl.check import MISSING, NOTE, Report
 from rayrl.config.fields import shown
+from rayrl.config.fitting import Fit, Node, amounts
 from rayrl.config.layers import find_recipe, read_layer, recipe_names
 from rayrl.config.loading import DEFAULT, Loaded
 from rayrl.config.placement import RoleResources
@@ -26,7 +27,7 @@ _MARKS = {NOTE: "[yellow]note[/]", MISSING: "[bold red]missing[/]"}
 
 def plan(made: Plan) -> None:
     """Header, roles, step arithmetic, then what is worth knowing and what cannot work."""
-    console = _console()
+    console = terminal()
     resources = made.resources
     where = "declared by placement.*" if resources.declared else "this machine"
     console.print(f"[bold]{escape(made.recipe)}[/]")
@@ -36,7 +37,7 @@ def plan(made: Plan) -> None:
     )
     console.print(f"  engine  {made.engine}: {escape(made.engine_reason)}")
 
-    roles = _table("role", ">actors", ">cores each", ">GPUs each", ">threads", "pinned to", "memory each, at least")
+    roles = grid("role", ">actors", ">cores each", ">GPUs each", ">threads", "pinned to", "memory each, at least")
     for role in made.roles:
         memory = made.memory.get(role.name, {})
         parts = f"{gib(sum(memory.values()))}: " + ", ".join(f"{k} {gib(v)}" for k, v in memory.items()) if memory else "—"
@@ -44,7 +45,7 @@ def plan(made: Plan) -> None:
         roles.add_row(role.name, str(role.count), _amount(role.cpus), _amount(role.gpus), f"{role.threads}{extra}", _pins(role), parts)
     console.print(roles)
 
-    arithmetic = _table("one learner step", ">")
+    arithmetic = grid("one learner step", ">")
     for name, value in made.batch.items():
         arithmetic.add_row(name, f"{value:,}")
     console.print(arithmetic)
@@ -56,22 +57,37 @@ def plan(made: Plan) -> None:
         console.print("[green]nothing speaks against it[/]")
 
 
+def fits(names: Sequence[str], found: Sequence[Fit], nodes: Sequence[Node], problems: Sequence[str]) -> None:
+    """Each bundle against each node: a place, or what is in the way."""
+    console = terminal()
+    table = grid("bundle", "asks for", *(n.address for n in nodes))
+    table.add_row("[dim]free[/]", "", *(f"[dim]{escape(amounts(n.free))}[/]" for n in nodes))
+    for name, one in zip(names, found, strict=True):
+        cells = [("[bold green]here[/]" if n.address == one.place else escape(one.obstacles[n.address]) or "fits") for n in nodes]
+        table.add_row(escape(name), escape(amounts(one.bundle)), *cells)
+    console.print(table)
+    for problem in problems:
+        console.print(f"[bold red]problem:[/] {escape(problem)}")
+    if not problems:
+        console.print("[green]every bundle has a place[/]")
+
+
 def origins(loaded: Loaded) -> None:
     """Every setting that a file or the command line gives, and where."""
     from omegaconf import OmegaConf
 
     tree = OmegaConf.create(loaded.yaml)
-    table = _table("setting", "value", "set in")
+    table = grid("setting", "value", "set in")
     for key, origin in loaded.origins.items():
         if origin != DEFAULT:
             table.add_row(key, escape(shown(OmegaConf.select(tree, key))), escape(origin))
-    _console().print(table)
+    terminal().print(table)
 
 
 def report(found: Report) -> None:
     """One line per finding, remedies below."""
-    console = _console()
-    table = _table("", "", "")
+    console = terminal()
+    table = grid("", "", "")
     table.show_header = False
     for finding in found.findings:
         table.add_row(finding.topic, _MARKS.get(finding.state, "[green]ok[/]"), escape(finding.value))
@@ -87,11 +103,11 @@ def report(found: Report) -> None:
 
 def runs(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per run (`telemetry.events.find_runs`)."""
-    console = _console()
+    console = terminal()
     if not rows:
         console.print("no run is running here")
         return
-    table = _table("run", ">step", "state", "process", "last sign of life", "folder")
+    table = grid("run", ">step", "state", "process", "last sign of life", "folder")
     for row in rows:
         state = str(row.get("state")) if row["alive"] or row.get("state") not in RUNNING else "[bold red]dead[/]"
         where = escape(f"{row.get('pid')} on {row.get('host')}")
@@ -123,7 +139,7 @@ def method_rows() -> list[dict[str, Any]]:
 
 
 def methods(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = _table("algorithm.name", "advantage", "loss", "pairs", "reduction", "filter", "critic", "arXiv", "recipe")
+    table = grid("algorithm.name", "advantage", "loss", "pairs", "reduction", "filter", "critic", "arXiv", "recipe")
     for r in rows:
         critic = "yes" if r["critic"] else "no"
         columns = (
@@ -138,24 +154,24 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> None:
             r["recipe"] or "—",
         )
         table.add_row(*columns)
-    _console().print(table)
+    terminal().print(table)
 
 
 def papers(found: Sequence[Paper]) -> None:
     """One line per paper of the catalogue."""
     colours = {WORKS: "green", PARTLY: "yellow", NOT_YET: "dim"}
-    table = _table(">", "paper", "room", "status", "recipe", "measured")
+    table = grid(">", "paper", "room", "status", "recipe", "measured")
     for p in found:
         status = f"[{colours[p.status]}]{p.status}[/]"
         table.add_row(str(p.number), escape(p.title), p.room, status, ", ".join(p.recipes) or "—", escape(p.measured) or "—")
-    _console().print(table)
+    terminal().print(table)
     counts = ", ".join(f"{sum(p.status == s for p in found)} {s}" for s in (WORKS, PARTLY, NOT_YET))
-    _console().print(f"{len(found)} papers: {counts}. `rayrl methods --paper N` says more of one.")
+    terminal().print(f"{len(found)} papers: {counts}. `rayrl methods --paper N` says more of one.")
 
 
 def paper(p: Paper) -> None:
     """All that the catalogue knows of one paper."""
-    console = _console()
+    console = terminal()
     console.print(f"[bold]{p.number:02d} {escape(p.title)}[/]" + (f" (arXiv {p.arxiv})" if p.arxiv else ""))
     console.print(f"  room      {p.room}\n  status    {p.status}" + (f": {escape(p.why)}" if p.why else ""))
     for recipe in p.recipes:
@@ -167,30 +183,30 @@ def paper(p: Paper) -> None:
 
 def knobs() -> None:
     """Every part of an algorithm with its knobs: what ``algorithm.args`` and ``rewards.aggregate_args`` take."""
-    table = _table("part", "name", "knob", ">default", "what turning it changes")
+    table = grid("part", "name", "knob", ">default", "what turning it changes")
     for part, entries in (PARTS | {"aggregate": AGGREGATORS}).items():
         for name, entry in entries.items():
             for knob, spec in entry.knobs.items():
                 options = f" ({', '.join(spec.choices)})" if spec.choices else ""
                 table.add_row(part, name, knob, shown(spec.default), escape(spec.doc + options))
-    _console().print(table)
+    terminal().print(table)
 
 
 def comparison(rows: Sequence[Any]) -> None:
     """One line per recipe: true accuracy before and after, the reward that was trained on, what it cost."""
     names = list(dict.fromkeys(name for r in rows for name in r.rewards))
-    table = _table("recipe", ">runs", ">before", ">after", ">± std", ">reward", *(f">{n}" for n in names), ">tokens", ">seconds")
+    table = grid("recipe", ">runs", ">before", ">after", ">± std", ">reward", *(f">{n}" for n in names), ">tokens", ">seconds")
     for r in rows:
         runs = f"{r.runs}" + (f" ({r.failed} failed)" if r.failed else "")
         parts = [f"{r.rewards[n]:.3f}" if n in r.rewards else "—" for n in names]
         numbers = (f"{r.before:.1%}", f"{r.after:.1%}", f"{r.spread:.1%}", f"{r.reward:.3f}")
         table.add_row(r.recipe, runs, *numbers, *parts, f"{r.tokens:,.0f}", f"{r.wall_s:.0f}")
-    _console().print(table)
+    terminal().print(table)
 
 
 def evaluation(result: Mapping[str, Any], samples: int) -> None:
     """Accuracy in all and by task, then the first samples as they were written."""
-    console = _console()
+    console = terminal()
     console.print(f"[bold]accuracy {result['accuracy']:.1%}[/] on {result['count']} samples, {result['mean_tokens']:.1f} tokens on average")
     for task, accuracy in result["by_task"].items():
         console.print(f"  {escape(task)}: {accuracy:.1%}")
@@ -203,12 +219,12 @@ def evaluation(result: Mapping[str, Any], samples: int) -> None:
         )
 
 
-def _console() -> Console:
+def terminal() -> Console:
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
-def _table(*columns: str) -> Table:
+def grid(*columns: str) -> Table:
     """Columns by heading; a leading ``>`` aligns to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:

@@ -16,15 +16,17 @@ COUNTERS = (
     "groups_refused",
     "failed_episodes",
     "weight_updates",
+    "engine_steps",
     "busy_s",
     "wait_s",
     "control_s",
     "paused_s",
 )
 """``tokens`` and ``completions``: sampled, evaluations included. ``groups``: published; ``groups_refused``: of those, not taken by
-the buffer (a lease had expired). ``failed_episodes``: prompts given back because an environment or a request failed.
-``busy_s``: inside engine steps; ``wait_s``: nothing to generate; ``control_s``: inside weight updates, canary included;
-``paused_s``: the part of it in which generation stood still."""
+the buffer (a lease had expired). ``engine_steps``: calls of the engine's step, for an engine in this process its decoding steps.
+``failed_episodes``: prompts given back because an environment or a request failed. ``busy_s``: inside engine steps; ``wait_s``:
+nothing to generate; ``control_s``: inside weight updates, canary included; ``paused_s``: the part of it in which generation
+stood still."""
 
 
 class RolloutStats:

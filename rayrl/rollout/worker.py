@@ -115,6 +115,7 @@ class RolloutWorker:
                 self._burst.go_on()
                 with self._stats.timed("busy_s"):
                     results = self._engine.step()
+                self._stats.add(engine_steps=1)
                 for result in results:
                     self._finish_turn(result)
         finally:

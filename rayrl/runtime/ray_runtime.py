@@ -18,11 +18,13 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rayrl.config.fitting import amounts, fit, misfits
 from rayrl.config.schema import DeadlinesConfig, PlacementConfig
 from rayrl.errors import PlacementError, RoleFailed
 from rayrl.lock import Lock, lock, without_source
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.host import HostActor, RayHandle, RayPending, last_lines
+from rayrl.runtime.live import nodes
 from rayrl.runtime.store import RayStore
 
 _FORWARDED = (
@@ -159,14 +161,12 @@ class RayRuntime:
         group = placement_group(bundles, strategy=strategy)
         if group.wait(self._deadlines.placement_s):
             return group
-        nodes = [(n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
         remove_placement_group(group)
-        asked = "\n".join(
-            f"    bundle {i}: {b}" + ("" if any(all(r.get(k, 0) >= v for k, v in b.items()) for _, r in nodes) else "   <- fits on no node")
-            for i, b in enumerate(bundles)
-        )
-        have = "\n".join(f"    {a}: " + ", ".join(f"{k} {r[k]:g}" for k in ("CPU", "GPU") if k in r) for a, r in nodes)
+        found = nodes()
+        table = "\n".join(f"    {n.address}: {amounts(n.free)} free of {amounts(n.total)}" for n in found)
+        lines = misfits([f"bundle {i}" for i in range(len(bundles))], fit(bundles, found))
+        asked = "\n".join(f"    {line}" for line in lines) or "    each bundle for itself would fit by now"
         raise PlacementError(
-            f"the cluster did not place the run within {self._deadlines.placement_s:.0f} s\n  asked:\n{asked}\n  nodes:\n{have}",
-            "ask for fewer GPUs or engines, or add nodes; `rayrl plan` shows what each role wants",
+            f"the cluster did not place the run within {self._deadlines.placement_s:.0f} s\n  asked:\n{asked}\n  nodes:\n{table}",
+            "ask for fewer GPUs or engines, or add nodes; `rayrl plan --live` shows each role against each node",
         )

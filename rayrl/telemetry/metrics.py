@@ -75,6 +75,9 @@ METRICS: dict[str, Metric] = {
     "rollout/truncated_share": Metric("", "Trajectories that ran into the token limit"),
     "rollout/aborted_share": Metric("", "Trajectories that were cancelled"),
     "rollout/turns_mean": Metric("turns", "Mean policy turns of an episode"),
+    "rollout/engine_steps": Metric(
+        "steps", "Calls of the engines' step, summed over engines: decoding steps where the engine shares the worker's process"
+    ),
     "rollout/busy_s": Metric("s", "Seconds the engines generated, summed over engines"),
     "rollout/wait_s": Metric("s", "Seconds the engines had nothing to do, summed over engines"),
     "rollout/workers_count": Metric("workers", "Rollout workers alive"),

@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 from roles import Keeper, SlowToStart, Worker, build, fail
 
+from rayrl.config.schema import PlacementConfig
 from rayrl.errors import ConfigError, DeadlineExceeded, EnvironmentMissing, RanksLost, RoleFailed
 from rayrl.runtime.contract import RoleSpec
+from rayrl.runtime.live import live_nodes
 from rayrl.runtime.local import LocalRuntime
 from rayrl.runtime.pool import Pool, Ranks
 
@@ -194,3 +196,9 @@ def test_one_failed_rank_fails_the_joint_call_although_the_others_still_wait_for
         survivor.held()
     for handle in ranks.handles:
         ray_runtime.stop(handle)
+
+
+def test_the_nodes_of_a_live_cluster_are_told_with_what_is_free(ray_runtime):
+    (node,) = live_nodes(PlacementConfig())
+    assert node.total["CPU"] == 2 and node.free["CPU"] <= 1  # the fixture's bundle holds one
+    assert not set(node.total) & {"memory", "object_store_memory"} and not any("group" in name for name in node.free)

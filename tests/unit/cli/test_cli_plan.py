@@ -124,3 +124,23 @@ def test_a_piped_plan_has_no_terminal_codes():
         env={k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")},
     )
     assert done.returncode == 0 and "\x1b" not in done.stdout and max(map(len, done.stdout.splitlines())) <= 140
+
+
+def test_live_holds_every_bundle_against_every_node(monkeypatch, capsys):
+    from rayrl.config.fitting import Node
+
+    nodes = [Node("10.0.0.1", {"CPU": 8.0}, {"CPU": 8.0}), Node("10.0.0.2", {"CPU": 8.0, "GPU": 8.0}, {"CPU": 8.0, "GPU": 8.0})]
+    monkeypatch.setattr("rayrl.runtime.live.live_nodes", lambda placement: nodes)
+    words = ["plan", "gsm8k", "data.source=task:arithmetic", "--profile", "gpu_1x8", "--live"]
+    assert cli.main(words) == 0
+    assert "every bundle has a place" in capsys.readouterr().out
+    assert cli.main([*words, "rollout.tensor_parallel=16", "--json"]) == 6
+    found = json.loads(capsys.readouterr().out)
+    assert any("rollout-0 asks for" in p and "10.0.0.2: GPU 8 free of 8" in p for p in found["problems"])
+    assert {row["place"] for row in found["bundles"] if row["who"].startswith("learner")} == {"10.0.0.2"}
+
+
+def test_live_without_an_address_says_how_to_give_one(monkeypatch, capsys):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cli.main(["plan", "arithmetic_grpo", "--live"]) == 2
+    assert "placement.ray_address" in capsys.readouterr().err

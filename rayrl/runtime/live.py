@@ -1,0 +1,46 @@
+"""What a running Ray cluster has, and what of it is free."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+from ray._private.state import available_resources_per_node
+
+from rayrl.config.fitting import Node
+from rayrl.config.schema import PlacementConfig
+from rayrl.errors import ConfigError, EnvironmentMissing
+
+
+def live_nodes(placement: PlacementConfig) -> list[Node]:
+    """Joins the cluster for the moment of the question. Raises `ConfigError` without an address, `EnvironmentMissing` without an answer."""
+    address, joined = placement.ray_address or os.environ.get("RAY_ADDRESS"), ray.is_initialized()
+    if not joined:
+        if not address:
+            raise ConfigError("no cluster is named", "set placement.ray_address (auto: the one of this machine), or RAY_ADDRESS")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as e:
+            hint = "is it started, and reachable from here? A cluster that asks for a token needs RAY_AUTH_MODE=token and the token's file"
+            raise EnvironmentMissing(f"no Ray cluster answers at {address}: {str(e).splitlines()[0]}", hint) from e
+    try:
+        return nodes()
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """Of the cluster that this process has joined; internal resources of Ray left out."""
+    free = available_resources_per_node()
+    return [Node(n["NodeManagerAddress"], _public(n["Resources"]), _public(free.get(n["NodeID"], {}))) for n in ray.nodes() if n["Alive"]]
+
+
+def _public(resources: dict[str, float]) -> dict[str, float]:
+    hidden = ("memory", "object_store_memory")
+    return {
+        k: v
+        for k, v in resources.items()
+        if k not in hidden and not k.startswith(("node:", "accelerator_type:", "bundle_")) and "_group_" not in k
+    }
