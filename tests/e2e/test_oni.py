@@ -1,0 +1,41 @@
+"""ONI on the chain with the stand-in judge behind its HTTP interface: labels become rewards, nothing is asked twice, and they teach.
+
+pytest tests/e2e/test_oni.py -m slow      # the run that learns: a few minutes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayrl import driver
+from rayrl.config.loading import load
+from rayrl.telemetry.jsonl import read_metrics
+from tests.standin.process import standin
+
+QUIET = ["telemetry.wandb=off", "telemetry.report=false", "placement.object_store_mib=128"]
+
+
+def train(folder: Path, url: str, *overrides: str) -> list[dict]:
+    driver.train(load("oni_chain", [f"run.dir={folder}", f"feedback.base_url={url}", *QUIET, *overrides]))
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "learner/loss" in row]
+
+
+def test_a_judges_labels_become_intrinsic_reward_while_the_agent_plays(tmp_path):
+    with standin() as judge:
+        rows = train(tmp_path / "run", judge.url, "run.steps=40", "agent.eval_episodes=8", "agent.envs_per_worker=4")
+    last = rows[-1]
+    assert last["feedback/labelled_count"] > 0 and last["feedback/failed_count"] == 0
+    assert last["intrinsic/version"] > 0 and max(row["intrinsic/labelled_share"] for row in rows) > 0.1
+    assert max(row["reward/intrinsic_part"] for row in rows) > 0 and all(row["intrinsic/lost_count"] == 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_labels_teach_what_the_reward_alone_never_shows(tmp_path):
+    with standin() as judge:
+        taught = train(tmp_path / "taught", judge.url)
+    with standin("--control", "random") as judge:
+        control = train(tmp_path / "control", judge.url)
+    assert taught[-1]["episode/success"] >= 0.8 and control[-1]["episode/success"] <= 0.2
