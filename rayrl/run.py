@@ -17,23 +17,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from rayrl import assembly, checkpoint
 from rayrl.buffer.snapshot import pending_ordinals
+from rayrl.collecting import Collected, Collector
 from rayrl.config import loading
 from rayrl.config.loading import Loaded
 from rayrl.config.reward_sources import main_component
-from rayrl.deadlines import Deadline
-from rayrl.errors import NothingToLearn, RanksLost, RoleFailed
+from rayrl.errors import RanksLost, RoleFailed
 from rayrl.publishing import Publisher
 from rayrl.recorder import Recorder, traced
 from rayrl.run_folder import RunFolder
-from rayrl.runtime.pool import Joint, gather
+from rayrl.runtime.pool import Joint
 from rayrl.types import LearnBatch, PromptTask
 
-_POLL_S = 0.25
-"""How long the driver stays in one wait before it looks after its workers."""
 _RECOVERIES = 3
 """How often in a row a learner may die without finishing a step."""
 
@@ -69,8 +65,6 @@ class Run(AbstractContextManager["Run"]):
         self._saved, self._place = saved, place
         self._saved_at = self.step if saved else -1
         self._evaluated_at = saved["evaluated_at"] if saved else -1
-        self._admitted = 0
-        """Prompts admitted since the last batch was collected."""
         self._recoveries = 0
         """Since the last step that counted."""
         self._runtime, self._roles = None, None
@@ -108,6 +102,7 @@ class Run(AbstractContextManager["Run"]):
         places = (self.folder.rollouts if config.telemetry.rollouts else None, self.folder.feedback, self.folder.reward_models)
         self._roles = assembly.start_roles(config, self._runtime, resources, self._mode, *places, resuming=bool(self._saved))
         self._publisher = Publisher(config, self._roles, self._mode, canary)
+        self._collector = Collector(config, self._roles, self._work)
         if self._saved:
             self._restore(self._saved)
         if threading.current_thread() is threading.main_thread():
@@ -156,88 +151,32 @@ class Run(AbstractContextManager["Run"]):
     def asynchronous(self) -> bool:
         return self.config.buffer.max_staleness > 0
 
-    # ---- prompts and batches ----------------------------------------------------------------------------------------------
-
-    def admit(self, outstanding: Mapping[str, int]) -> None:
-        """Admits as many prompts as pacing allows; replacements for filtered groups up to ``buffer.max_refill`` batches a step.
-
-        Synchronous runs admit in rounds, each when nothing is under way any more: so batch composition in the engine, and with
-        it every sampled token, does not depend on timing.
-        """
-        groups = self.config.batch.groups_per_step
-        ahead = min(self.config.buffer.max_staleness + 1, self.target - self.step)  # nothing is generated that no step will train on
-        room = min(ahead * groups - outstanding["live"], self._refill_left())
-        if room <= 0 or (not self.asynchronous and _under_way(outstanding)):
-            return
-        if not self.asynchronous:
-            self._roles.rollout.call("reseed", _seed(self.config.run.seed, self._work.position), timeout_s=self.config.deadlines.call_s)
-        again = self._roles.buffer.unpark(room) if outstanding["parked"] else 0
-        self._roles.buffer.admit(self._work.take(room - again))
-        self._admitted += room
+    # ---- batches ------------------------------------------------------------------------------------------------------------
 
     @traced
-    def collect(self) -> tuple[LearnBatch, float]:
-        """Waits for the batch of the next step; also says for how many seconds."""
-        found = self._collect(self.step, self.version, None)
+    def collect(self) -> Collected:
+        """Waits for the batch of the next step."""
+        found = self._collector.collect(self.step, self.version, trained=self.step)
         assert found is not None
         return found
 
     @traced
-    def collect_beside(self, working: Working) -> tuple[LearnBatch, float] | None:
+    def collect_beside(self, working: Working) -> Collected | None:
         """Gathers the batch after ``working`` until the learner is done; None when it was not complete by then, or is not wanted yet."""
         following = self.step + 1
         if not self.asynchronous or following >= self.target or self.spent or self.interrupted or self._due(following):
             return None
-        return self._collect(following, self.version + 1, working)
-
-    def _collect(self, step: int, version: int, beside: Working | None) -> tuple[LearnBatch, float] | None:
-        started, size, seen, wait = time.monotonic(), self.config.batch.groups_per_step, -1, None
-        while True:
-            outstanding = self._roles.buffer.outstanding()
-            self.admit(outstanding)
-            if self._refill_left() <= 0 and not _under_way(outstanding):
-                size = self._shrunk(outstanding["ready"])
-            batch = self._roles.buffer.sample(step, version, size, wait_s=_POLL_S)
-            if batch is not None:
-                self._admitted = 0
-                return batch, time.monotonic() - started
-            if beside is not None and beside.step.done():
-                return None
-            self._look_after_workers()
-            progress = self._roles.buffer.wait_for_progress(seen, wait_s=0.0)
-            if wait is None or progress != seen:
-                wait, seen = self._patience(outstanding), progress
-            wait.check()
-
-    def _patience(self, outstanding: Mapping[str, int]) -> Deadline:
-        """For whom the driver waits now, and for how long without any progress."""
-        deadlines = self.config.deadlines
-        if outstanding["unscored"] and not outstanding["in_flight"]:
-            return Deadline("score_s", "driver", "the rewards", deadlines.score_s)
-        return Deadline("generate_s", "driver", "the rollout workers", deadlines.generate_s)
-
-    def _refill_left(self) -> int:
-        return int(self.config.buffer.max_refill * self.config.batch.groups_per_step) - self._admitted
-
-    def _shrunk(self, ready: int) -> int:
-        """Size of a smaller batch, when so many groups were filtered out that a full one is not to be had."""
-        full, unit = self.config.batch.groups_per_step, self.config.learner.ranks * self.config.learner.minibatches
-        if ready < unit:
-            raise NothingToLearn(
-                f"step {self.step}: of {self._admitted} prompts only {ready} gave a group that teaches something",
-                "the task is solved or hopeless at this sampling; raise buffer.max_refill, or set algorithm.filter=none",
-            )
-        return min(full, ready - ready % unit)
+        return self._collector.collect(following, self.version + 1, trained=self.step, until=working.step.done)
 
     # ---- learning -----------------------------------------------------------------------------------------------------------
 
-    def learn(self, collected: tuple[LearnBatch, float]) -> Working:
+    def learn(self, collected: Collected) -> Working:
         """Hands a batch to the learner, and asks for the weights that come out of it."""
-        batch, waited = collected
+        batch = collected.batch
         if self._mode == "colocated":  # the engines hand their memory to the learner; it comes back with the new weights
             self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
-        reference = self._reference(batch)
-        working = Working(batch, self._roles.learner.submit("step", batch, reference), self.export(batch.version + 1), waited)
+        step = self._roles.learner.submit("step", batch, collected.reference_logprobs(self.config.deadlines.learn_s))
+        working = Working(batch, step, self.export(batch.version + 1), collected.waited_s)
         if self._roles.archive is not None and self._recorder.keeps(batch.step + 1):
             working.token_records = self._roles.learner.submit("token_records")
         return working
@@ -255,18 +194,6 @@ class Run(AbstractContextManager["Run"]):
         self.step += 1
         self._recoveries = 0
         self.tokens += self._recorder.step(self.step, working, self._roles, self._published)
-
-    def _reference(self, batch: LearnBatch) -> list[Any] | None:
-        """One payload of reference log-probs per group; None without a reference model."""
-        actors = self._roles.reference
-        if not actors:
-            return None
-        infos = [g.info for g in batch.groups]
-        pending = [actor.submit("logprobs", infos[i :: len(actors)]) for i, actor in enumerate(actors)]
-        payloads: list[Any] = [None] * len(infos)
-        for i, part in enumerate(gather(pending, self.config.deadlines.learn_s)):
-            payloads[i :: len(actors)] = part
-        return payloads
 
     # ---- weights --------------------------------------------------------------------------------------------------------------
 
@@ -375,7 +302,8 @@ class Run(AbstractContextManager["Run"]):
         saved = checkpoint.read_state(place)
         self._roles.learner.restart()
         self._roles.learner.call("load", place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
-        self.step, self.version, self._admitted = saved["step"], self.version + 1, 0
+        self.step, self.version = saved["step"], self.version + 1
+        self._collector = Collector(self.config, self._roles, self._work)
         if self.asynchronous:
             lost = self._roles.buffer.trained_since(saved["buffer"])
             self._roles.buffer.rewind(self._tasks_of(lost), self.version)
@@ -385,16 +313,3 @@ class Run(AbstractContextManager["Run"]):
             self._roles.buffer.set_version(self.version)
         self._publisher.connect()
         self._recorder.recovered(failure, place, self.step)
-
-    def _look_after_workers(self) -> None:
-        self._roles.check()
-
-
-def _under_way(outstanding: Mapping[str, int]) -> int:
-    """Groups that are not finished yet."""
-    return outstanding["queued"] + outstanding["in_flight"] + outstanding["unscored"]
-
-
-def _seed(seed: int, position: int) -> int:
-    """Seed of the engines' generators for the prompts from ``position`` on: a function of the run's seed alone, also after a resume."""
-    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])

@@ -1,0 +1,128 @@
+"""How the driver comes by the batch of a step: it admits what pacing allows, and waits until the buffer has enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rayrl.config.schema import Config
+from rayrl.deadlines import Deadline
+from rayrl.errors import NothingToLearn
+from rayrl.runtime.contract import Pending
+from rayrl.runtime.pool import gather
+from rayrl.types import LearnBatch
+
+if TYPE_CHECKING:
+    from rayrl.assembly import Roles
+    from rayrl.workload import Workload
+
+_POLL_S = 0.25
+"""How long the driver stays in one wait before it looks after its workers."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The batch of a step, and the reference's log-probs of it under way: they are computed while the learner still has the one before."""
+
+    batch: LearnBatch
+    waited_s: float
+    """Seconds the driver waited for it."""
+    reference: Sequence[Pending]
+    """One call per reference actor, each with every k-th group; empty without a reference model."""
+
+    def reference_logprobs(self, timeout_s: float) -> list[Any] | None:
+        """One payload per group; None without a reference model."""
+        if not self.reference:
+            return None
+        payloads: list[Any] = [None] * len(self.batch.groups)
+        for i, part in enumerate(gather(self.reference, timeout_s)):
+            payloads[i :: len(self.reference)] = part
+        return payloads
+
+
+class Collector:
+    def __init__(self, config: Config, roles: Roles, work: Workload) -> None:
+        self._config, self._roles, self._work = config, roles, work
+        self._synchronous = config.buffer.max_staleness == 0
+        self._admitted = 0
+        """Prompts admitted since the last batch was collected."""
+
+    def collect(self, step: int, version: int, *, trained: int, until: Callable[[], bool] = lambda: False) -> Collected | None:
+        """The batch of ``step`` at weight version ``version``, when ``trained`` steps are done; None once ``until`` says so.
+
+        Raises `DeadlineExceeded` when nothing at all happens for too long, and `NothingToLearn`.
+        """
+        buffer, size, seen, wait = self._roles.buffer, self._config.batch.groups_per_step, -1, None
+        started = time.monotonic()
+        while True:
+            outstanding = buffer.outstanding()
+            self._admit(outstanding, self._config.run.steps - trained)
+            if self._refill_left() <= 0 and not _under_way(outstanding):
+                size = self._shrunk(step, outstanding["ready"])
+            batch = buffer.sample(step, version, size, wait_s=_POLL_S)
+            if batch is not None:
+                self._admitted = 0
+                return Collected(batch, time.monotonic() - started, self._ask_reference(batch))
+            if until():
+                return None
+            self._roles.check()
+            progress = buffer.wait_for_progress(seen, wait_s=0.0)
+            if wait is None or progress != seen:
+                wait, seen = self._patience(outstanding), progress
+            wait.check()
+
+    def _admit(self, outstanding: Mapping[str, int], steps_left: int) -> None:
+        """Admits as many prompts as pacing allows; replacements for filtered groups up to ``buffer.max_refill`` batches a step.
+
+        Synchronous runs admit in rounds, each when nothing is under way any more: so batch composition in the engine, and with
+        it every sampled token, does not depend on timing.
+        """
+        groups = self._config.batch.groups_per_step
+        ahead = min(self._config.buffer.max_staleness + 1, steps_left)  # nothing is generated that no step will train on
+        room = min(ahead * groups - outstanding["live"], self._refill_left())
+        if room <= 0 or (self._synchronous and _under_way(outstanding)):
+            return
+        if self._synchronous:
+            seed, limit = _seed(self._config.run.seed, self._work.position), self._config.deadlines.call_s
+            self._roles.rollout.call("reseed", seed, timeout_s=limit)
+        again = self._roles.buffer.unpark(room) if outstanding["parked"] else 0
+        self._roles.buffer.admit(self._work.take(room - again))
+        self._admitted += room
+
+    def _ask_reference(self, batch: LearnBatch) -> list[Pending]:
+        actors, infos = self._roles.reference, [g.info for g in batch.groups]
+        return [actor.submit("logprobs", infos[i :: len(actors)]) for i, actor in enumerate(actors)]
+
+    def _patience(self, outstanding: Mapping[str, int]) -> Deadline:
+        """For whom the driver waits now, and for how long without any progress."""
+        deadlines = self._config.deadlines
+        if outstanding["unscored"] and not outstanding["in_flight"]:
+            return Deadline("score_s", "driver", "the rewards", deadlines.score_s)
+        return Deadline("generate_s", "driver", "the rollout workers", deadlines.generate_s)
+
+    def _refill_left(self) -> int:
+        return int(self._config.buffer.max_refill * self._config.batch.groups_per_step) - self._admitted
+
+    def _shrunk(self, step: int, ready: int) -> int:
+        """Size of a smaller batch, when so many groups were filtered out that a full one is not to be had."""
+        full, unit = self._config.batch.groups_per_step, self._config.learner.ranks * self._config.learner.minibatches
+        if ready < unit:
+            raise NothingToLearn(
+                f"step {step}: of {self._admitted} prompts only {ready} gave a group that teaches something",
+                "the task is solved or hopeless at this sampling; raise buffer.max_refill, or set algorithm.filter=none",
+            )
+        return min(full, ready - ready % unit)
+
+
+def _under_way(outstanding: Mapping[str, int]) -> int:
+    """Groups that are not finished yet."""
+    return outstanding["queued"] + outstanding["in_flight"] + outstanding["unscored"]
+
+
+def _seed(seed: int, position: int) -> int:
+    """Seed of the engines' generators for the prompts from ``position`` on: a function of the run's seed alone, also after a resume."""
+    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
