@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rayrl.config.schema import Config
 
-LABELLED = ("retrieval", "classification", "ranking")
+LABELLED = ("retrieval",)
 """Intrinsic rewards that come from an annotator's labels."""
 
 

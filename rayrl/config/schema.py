@@ -287,15 +287,13 @@ class AgentNetworkConfig:
 @dataclass
 class IntrinsicConfig:
     kind: str = "none"
-    """Where r̂ comes from: none, count (1 for every text), retrieval, classification or ranking (labels of the annotator), or cosine
-    (similarity to `goal`)."""
+    """Where r̂ comes from: none, count (1 for every text), retrieval (labels of the annotator), or cosine (similarity to `goal`)."""
     coef: float = 1.0
     """b: weight of r̂·N^-β in the reward."""
     count_exponent: float = 3.0
     """β: how fast a text loses its worth within an episode (N sightings, the present one included)."""
     threshold: float | None = None
-    """Classification: probability above which a text counts (0.5). Ranking: normalised score above which it counts (-0.5). Cosine:
-    similarity below which it is 0 (0). Null takes the value in brackets."""
+    """Cosine: similarity below which r̂ is 0; null is 0."""
     goal: str = ""
     """Text that the cosine baseline compares with."""
 
@@ -329,7 +327,7 @@ class AgentConfig:
     clip: float = 0.1
     """Policy ratios are clipped to [1/(1+clip), 1+clip]."""
     value_coef: float = 0.5
-    """Weight of the value loss."""
+    """Weight of the value loss, half the squared error: ONI's 0.5 of the whole squared error is 1.0 here."""
     value_clip: float = 1.0
     """Clip range of the value update; 0 is off."""
     entropy_coef: float = 0.003
