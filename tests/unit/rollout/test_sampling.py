@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from model_contract import reference_logprobs
 
@@ -21,10 +23,18 @@ PARAMS = st.builds(
 )
 
 
+def is_sharp(logits: np.ndarray, params: SamplingParams) -> bool:
+    """No token lies so close to a cut that float32 and float64 may disagree about it."""
+    near = [replace(params, top_p=min(1.0, params.top_p * f), min_p=params.min_p * f) for f in (1 - 1e-5, 1.0, 1 + 1e-5)]
+    kept = [np.isfinite(reference_logprobs(logits, p)) for p in near]
+    return all(np.array_equal(kept[0], k) for k in kept)
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.lists(PARAMS, min_size=1, max_size=5), st.integers(0, 2**31))
 def test_processed_logprobs_equal_a_token_by_token_reference(params, seed):
     logits = np.random.default_rng(seed).normal(0, 2, (len(params), 23))
+    assume(all(is_sharp(row, p) for row, p in zip(logits, params, strict=True)))
     found = processed_logprobs(torch.tensor(logits), params).numpy()
     for row, p in enumerate(params):
         expected = reference_logprobs(logits[row], p)

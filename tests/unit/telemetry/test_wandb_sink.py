@@ -23,9 +23,14 @@ def test_an_offline_run_is_written_quietly_and_continued_under_its_id(tmp_path, 
     second = WandbSink(TelemetryConfig(wandb="offline"), "run", tmp_path, "run:\n  seed: 3\n", run_id=first.run_id)
     second.write(1, 0.0, {"learner/loss": 0.4})  # a resumed run repeats steps
     second.close()
-    logs = sorted((tmp_path / "wandb").glob(f"offline-run-*/run-{first.run_id}.wandb"))
-    assert second.run_id == first.run_id and logs
-    assert b"learner/loss" in logs[-1].read_bytes()
+    assert second.run_id == first.run_id
+    limit = time.monotonic() + 30  # a process of wandb's own writes the file
+    while True:
+        logs = sorted((tmp_path / "wandb").glob(f"offline-run-*/run-{first.run_id}.wandb"))
+        if logs and b"learner/loss" in logs[-1].read_bytes():
+            break
+        assert time.monotonic() < limit, logs
+        time.sleep(0.1)
     assert capfd.readouterr() == ("", "")
 
 
