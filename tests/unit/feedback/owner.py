@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scripted import ScriptedJudge, messages
+from scripted_judge import ScriptedJudge, messages
 
 from rayrl.config.schema import FeedbackConfig
 from rayrl.feedback import templates

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from scripted import ScriptedJudge, messages, running, wait_for
+from scripted_judge import ScriptedJudge, messages, running, wait_for
 
 from rayrl.annotations import Question, QuestionState
 from rayrl.feedback.annotator import Annotator

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import pytest
-from scripted import messages, running, wait_for
+from scripted_judge import messages, running, wait_for
 
 from rayrl.feedback.annotator import Annotator
 from rayrl.feedback.judges.base import JudgeError

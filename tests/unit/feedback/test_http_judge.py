@@ -6,7 +6,7 @@ import time
 
 import pytest
 from aiohttp import web
-from scripted import messages, running, wait_for
+from scripted_judge import messages, running, wait_for
 
 from rayrl.feedback import templates
 from rayrl.feedback.annotator import Annotator

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scripted import messages
+from scripted_judge import messages
 
 from rayrl.annotations import Question, QuestionState
 from rayrl.errors import StorageError

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scripted import ScriptedAnnotator, ScriptedBuffer, trajectory
+from scripted_scoring import ScriptedAnnotator, ScriptedBuffer, trajectory
 from test_fitter import CharacterCounts
 
 from rayrl.annotations import Question, QuestionKind

@@ -16,7 +16,7 @@ from rayrl.rewards.judged import JudgeWorker
 from rayrl.types import RewardStatus
 
 sys.path.append(str(Path(__file__).parent.parent / "reward_models"))
-from scripted import ScriptedAnnotator, ScriptedBuffer, trajectory
+from scripted_scoring import ScriptedAnnotator, ScriptedBuffer, trajectory
 
 GRADED = {"graded": RewardComponent(judge="score")}
 
