@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rayrl.errors import ConfigError
 from rayrl.report.details import read_details, token_decoder
 from rayrl.report.page import Seen, columns, look, plotly_script, shell, typed
 
@@ -82,7 +83,7 @@ class Viewer:
 
 
 def start(run_dir: Path, port: int = 0) -> ThreadingHTTPServer:
-    """A server that is bound but does not serve yet; ``port`` 0 takes a free one."""
+    """A server that is bound but does not serve yet; ``port`` 0 takes a free one. Raises `ConfigError` for one that cannot be had."""
     viewer = Viewer(run_dir)
 
     class Handler(BaseHTTPRequestHandler):
@@ -109,7 +110,10 @@ def start(run_dir: Path, port: int = 0) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet: the reader is in front of the page."""
 
-    return ThreadingHTTPServer((HOST, port), Handler)
+    try:
+        return ThreadingHTTPServer((HOST, port), Handler)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"port {port} cannot be had: {error}", "give another --port, or none for any that is free") from error
 
 
 def serve(run_dir: Path, port: int, ready: Callable[[str], None]) -> None:

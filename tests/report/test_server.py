@@ -10,6 +10,7 @@ import threading
 import pytest
 from made_up import made_up_run
 
+from rayrl.errors import ConfigError
 from rayrl.report.server import start
 
 pytest.importorskip("plotly", reason="reports need plotly")
@@ -42,6 +43,13 @@ def test_it_listens_on_this_machine_alone(server):
             continue
         with pytest.raises(OSError), socket.create_connection((address, server.server_address[1]), timeout=2):
             pass
+
+
+def test_an_occupied_port_is_named_with_what_to_do(server, tmp_path):
+    port = server.server_address[1]
+    with pytest.raises(ConfigError, match=f"port {port} cannot be had") as refused:
+        start(made_up_run(tmp_path / "run"), port)
+    assert "--port" in refused.value.hint
 
 
 @pytest.mark.parametrize(
