@@ -334,14 +334,14 @@ class WeightUpdate:
     manifest: WeightManifest
     buckets: Sequence[Any]
     """One reference (or uint8 array) per bucket; empty where the bytes go from GPU to GPU."""
-    transport: str = "store"
-    """store: the buckets lie in the object store; nccl: the learner broadcasts them; ipc: engines open the learner's GPU memory."""
-    handles: bytes = b""
-    """ipc: pickled CUDA IPC handles of every tensor, in the manifest's order."""
     canary_token_ids: IntArray | None = None
     """int32[P]: a fixed prompt whose log-probs both sides compute."""
     canary_logprobs: FloatArray | None = None
     """float32[P-1]: the learner's log-probs of ``canary_token_ids[1:]`` under these weights."""
+    transport: str = "store"
+    """store: the buckets lie in the object store; nccl: the learner broadcasts them; ipc: engines open the learner's GPU memory."""
+    handles: bytes = b""
+    """ipc: pickled CUDA IPC handles of every tensor, in the manifest's order."""
 
 
 @dataclass(frozen=True, slots=True)

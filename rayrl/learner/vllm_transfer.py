@@ -123,7 +123,7 @@ class NcclCarrier:
             self._weights.settle()
             self._sending = threading.Thread(target=self._send, name=f"broadcast-{version}", daemon=True)
             self._sending.start()
-        return WeightUpdate(plan.manifest(layout, version, ()), (), "nccl")
+        return WeightUpdate(plan.manifest(layout, version, ()), (), transport="nccl")
 
     def release(self) -> None:
         """The buckets serve the next round too."""
@@ -163,7 +163,8 @@ class IpcCarrier:
     def announce(self, layout: plan.Layout, version: int) -> WeightUpdate:
         self._weights.settle()
         self._engine.send_weights()  # gathers the handles of all ranks; rank 0 has them
-        return WeightUpdate(plan.manifest(layout, version, ()), (), "ipc", pickle.dumps(self._answers.update_info.get("ipc_handles")))
+        handles = pickle.dumps(self._answers.update_info.get("ipc_handles"))
+        return WeightUpdate(plan.manifest(layout, version, ()), (), transport="ipc", handles=handles)
 
     def release(self) -> None:
         self._weights.free()

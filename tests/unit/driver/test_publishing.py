@@ -40,7 +40,7 @@ def loaded(update: WeightUpdate) -> SyncReport:
 
 def update(version: int, transport: str) -> WeightUpdate:
     digests = ("a" * 8,) if transport == "store" else ()
-    return WeightUpdate(WeightManifest(version, (), (), digests), (), transport, canary_logprobs=np.zeros(1, np.float32))
+    return WeightUpdate(WeightManifest(version, (), (), digests), (), transport=transport, canary_logprobs=np.zeros(1, np.float32))
 
 
 def fleet(engines: int, learner: Role, transport: str) -> tuple[SimpleNamespace, list[Role]]:

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,6 +24,7 @@ def main(path: str, start: int) -> None:
     while True:
         seen = messages(20, start=start + 20 * told)
         annotator.sight(seen, dict.fromkeys(seen, 1))
+        time.sleep(0.002)  # else the annotator's own thread hardly gets a turn
         told += 1
         cursor, labels = annotator.labels_since(cursor)
         for label in labels:
