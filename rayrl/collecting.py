@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rayrl.config.schema import Config
-from rayrl.deadlines import Deadline
+from rayrl.deadlines import OPEN, Deadline
 from rayrl.errors import NothingToLearn
 from rayrl.runtime.contract import Pending
+from rayrl.runtime.edges import ordinals
 from rayrl.runtime.pool import gather
 from rayrl.types import LearnBatch
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.25
 """How long the driver stays in one wait before it looks after its workers."""
+_LONG_S = 4.0
+"""A wait without any progress that is worth asking who holds what; asked again as often."""
 
 
 @dataclass(frozen=True)
@@ -50,30 +53,34 @@ class Collector:
         self._synchronous = config.buffer.max_staleness == 0
         self._admitted = 0
         """Prompts admitted since the last batch was collected."""
+        self._told_at = 0.0
 
     def collect(self, step: int, version: int, *, trained: int, until: Callable[[], bool] = lambda: False) -> Collected | None:
         """The batch of ``step`` at weight version ``version``, when ``trained`` steps are done; None once ``until`` says so.
 
         Raises `DeadlineExceeded` when nothing at all happens for too long, and `NothingToLearn`.
         """
-        buffer, size, seen, wait = self._roles.buffer, self._config.batch.groups_per_step, -1, None
+        buffer, size, seen, limits = self._roles.buffer, self._config.batch.groups_per_step, -1, self._config.deadlines
         started = time.monotonic()
-        while True:
-            outstanding = buffer.outstanding()
-            self._admit(outstanding, self._config.run.steps - trained)
-            if self._refill_left() <= 0 and not _under_way(outstanding):
-                size = self._shrunk(step, outstanding["ready"])
-            batch = buffer.sample(step, version, size, wait_s=_POLL_S)
-            if batch is not None:
-                self._admitted = 0
-                return Collected(batch, time.monotonic() - started, self._ask_reference(batch))
-            if until():
-                return None
-            self._roles.check()
-            progress = buffer.wait_for_progress(seen, wait_s=0.0)
-            if wait is None or progress != seen:
-                wait, seen = self._patience(outstanding), progress
-            wait.check()
+        with OPEN.waiting(Deadline("generate_s", OPEN.me, "the rollout workers", limits.generate_s)) as wait:
+            while True:
+                outstanding = buffer.outstanding()
+                self._admit(outstanding, self._config.run.steps - trained)
+                if self._refill_left() <= 0 and not _under_way(outstanding):
+                    size = self._shrunk(step, outstanding["ready"])
+                batch = buffer.sample(step, version, size, wait_s=_POLL_S)
+                if batch is not None:
+                    self._admitted = 0
+                    return Collected(batch, time.monotonic() - started, self._ask_reference(batch))
+                if until():
+                    return None
+                self._roles.check()
+                progress = buffer.wait_for_progress(seen, wait_s=0.0)
+                if progress != seen:
+                    seen = progress
+                    wait.restart()
+                self._tell(wait, outstanding)
+                wait.check()
 
     def _admit(self, outstanding: Mapping[str, int], steps_left: int) -> None:
         """Admits as many prompts as pacing allows; replacements for filtered groups up to ``buffer.max_refill`` batches a step.
@@ -97,12 +104,16 @@ class Collector:
         actors, infos = self._roles.reference, [g.info for g in batch.groups]
         return [actor.submit("logprobs", infos[i :: len(actors)]) for i, actor in enumerate(actors)]
 
-    def _patience(self, outstanding: Mapping[str, int]) -> Deadline:
-        """For whom the driver waits now, and for how long without any progress."""
-        deadlines = self._config.deadlines
-        if outstanding["unscored"] and not outstanding["in_flight"]:
-            return Deadline("score_s", "driver", "the rewards", deadlines.score_s)
-        return Deadline("generate_s", "driver", "the rollout workers", deadlines.generate_s)
+    def _tell(self, wait: Deadline, outstanding: Mapping[str, int]) -> None:
+        """For whom the driver waits now; once it is long, with which ordinals."""
+        limits, scoring = self._config.deadlines, bool(outstanding["unscored"] and not outstanding["in_flight"])
+        wait.name, wait.limit_s = ("score_s", limits.score_s) if scoring else ("generate_s", limits.generate_s)
+        if wait.elapsed() < _LONG_S:
+            wait.waited_for, wait.about, self._told_at = "the rewards" if scoring else "the rollout workers", "", 0.0
+        elif time.monotonic() - self._told_at > _LONG_S:
+            self._told_at = time.monotonic()
+            held = self._roles.buffer.holders()
+            wait.waited_for = "; ".join(f"{who} ({ordinals(held[who])})" for who in sorted(held)) or "anybody to take a prompt"
 
     def _refill_left(self) -> int:
         return int(self._config.buffer.max_refill * self._config.batch.groups_per_step) - self._admitted

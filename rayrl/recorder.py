@@ -142,6 +142,11 @@ class Recorder:
         self._view.examined(self._console, found)
         self._clock = time.monotonic()
 
+    def stuck(self, edge: str) -> None:
+        """A wait that is worth a word; called by the watchdog."""
+        self._console.say(edge)
+        self._event("stuck", edge)
+
     def _replaced(self, name: str, failure: RoleFailed) -> None:
         """A worker died, and another took its place."""
         self._event("replaced", f"{name}: {failure.message}")

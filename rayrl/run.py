@@ -23,6 +23,7 @@ from rayrl.collecting import Collected, Collector
 from rayrl.config import loading
 from rayrl.config.loading import Loaded
 from rayrl.config.reward_sources import main_component
+from rayrl.deadlines import Watchdog
 from rayrl.errors import RanksLost, RoleFailed
 from rayrl.publishing import Publisher
 from rayrl.recorder import Recorder, traced
@@ -70,6 +71,7 @@ class Run(AbstractContextManager["Run"]):
         self._runtime, self._roles = None, None
         self._handlers: dict[int, Any] = {}
         self._recorder = Recorder(loaded, folder, saved)
+        self._watchdog = Watchdog(self._recorder.stuck)
 
     @classmethod
     def start(cls, loaded: Loaded) -> Run:
@@ -124,6 +126,7 @@ class Run(AbstractContextManager["Run"]):
         finally:
             if self._runtime is not None:
                 self._runtime.shutdown()
+            self._watchdog.close()
             self._recorder.close(error, reached=self.step >= self.target or self.spent)
 
     def _on_signal(self, number: int, frame: Any) -> None:

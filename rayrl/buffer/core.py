@@ -222,6 +222,10 @@ class BufferCore:
             "parked": self.ledger.num_parked,
         }
 
+    def holders(self) -> dict[str, list[int]]:
+        """Who works on which ordinals: rollout workers and scorers."""
+        return self.ledger.held | self.desk.held
+
     def stats(self) -> dict[str, float]:
         """Counts by their metric names (see telemetry/metrics.py)."""
         staleness = sum(self.staleness.values())

@@ -231,6 +231,11 @@ class Ledger:
     def num_live(self) -> int:
         return len(self._entries)
 
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """Ordinals in flight, ascending, by worker."""
+        return {worker: sorted(ordinals) for worker, ordinals in self._held.items()}
+
     def _entry(self, ordinal: int, *allowed: OrdinalState) -> _Entry:
         entry = self._entries.get(ordinal)
         if entry is None or entry.state not in allowed:

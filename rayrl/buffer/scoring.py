@@ -119,6 +119,11 @@ class ScoringDesk:
     def __contains__(self, ordinal: int) -> bool:
         return ordinal in self._groups
 
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """Ordinals under a scoring lease, ascending, by scorer."""
+        return {scorer: sorted(ordinal for ordinal, _ in leases) for scorer, leases in self._held.items()}
+
     def waiting(self) -> dict[str, int]:
         """Groups per job that nobody scores at present."""
         return {job: len(queue) for job, queue in self._queues.items()}

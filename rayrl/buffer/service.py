@@ -167,6 +167,11 @@ class BufferService:
             self._core.expire(time.monotonic())
             return self._core.outstanding()
 
+    def holders(self) -> dict[str, list[int]]:
+        """See `BufferCore.holders`."""
+        with self._changed:
+            return self._core.holders()
+
     def stats(self) -> dict[str, float]:
         with self._changed:
             return self._core.stats() | {"memory/buffer_bytes": float(resident_bytes())}

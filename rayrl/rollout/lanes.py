@@ -159,12 +159,14 @@ class PublishLane(_Lane):
 
     def _work(self) -> None:
         while True:
-            items = [self._queue.get()]
+            items: list[Any] = []
             try:
+                items.append(self._queue.get(timeout=LEASE_WAIT_S))
                 while items[-1] is not None:
                     items.append(self._queue.get_nowait())
             except Empty:
-                pass
+                if not items:
+                    continue
             ending = items[-1] is None
             for item in items:
                 if isinstance(item, tuple):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rayrl.deadlines import Deadline
 from rayrl.protocols import Store
 
 
@@ -42,6 +43,9 @@ class Pending(Protocol):
 
     def wait(self, timeout_s: float) -> bool:
         """True once there is a result or a failure."""
+
+    def deadline(self, timeout_s: float) -> Deadline:
+        """Who waits for whom since the call was made; ``timeout_s`` is its limit."""
 
 
 class Handle(Protocol):

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -21,8 +22,10 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from rayrl.errors import DeadlineExceeded, RayrlError, RoleFailed
+from rayrl.deadlines import OPEN, Deadline, Watchdog
+from rayrl.errors import RayrlError, RoleFailed
 from rayrl.lock import assert_equal
+from rayrl.runtime.edges import about, deadline_of
 from rayrl.runtime.store import RayStore
 from rayrl.telemetry.spans import Span, SpanRecorder
 
@@ -61,6 +64,8 @@ class Host:
                 os.sched_setaffinity(int(thread), cores)
         if nice:
             os.nice(nice)
+        OPEN.me = Path(log_path).stem or OPEN.me
+        self._watchdog = Watchdog(lambda edge: print(edge, flush=True))
         print(f"pid {os.getpid()} on {socket.gethostname()} ({ray.util.get_node_ip_address()})", flush=True)
 
     @ray.method(concurrency_group=_CONTROL)
@@ -119,16 +124,23 @@ HostActor = ray.remote(concurrency_groups={_CONTROL: 1})(Host)
 class RayPending:
     """A call under way on a Ray actor."""
 
-    def __init__(self, role: str, method: str, ref: ray.ObjectRef, log_path: str, on_death: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, role: str, method: str, ref: ray.ObjectRef, log_path: str, on_death: Callable[[], None] = lambda: None, about: str = ""
+    ) -> None:
         self._role, self._method, self.ref, self._log, self._on_death = role, method, ref, log_path, on_death
+        self._about, self._since = about, time.monotonic()
+
+    def deadline(self, timeout_s: float) -> Deadline:
+        """See `contract.Pending.deadline`."""
+        return deadline_of(self._role, self._method, timeout_s, self._about, self._since)
 
     def result(self, timeout_s: float) -> Any:
+        deadline = self.deadline(timeout_s)
         try:
-            return ray.get(self.ref, timeout=timeout_s)
+            with OPEN.waiting(deadline) if timeout_s else nullcontext():
+                return ray.get(self.ref, timeout=timeout_s)
         except GetTimeoutError:
-            raise DeadlineExceeded(
-                f"waited {timeout_s:.0f} s for {self._role}.{self._method}", f"raise the limit under `deadlines`; its log: {self._log}"
-            ) from None
+            raise deadline.error(last_lines(self._log)) from None
         except RayTaskError as e:
             raise _cause(e, self._role, self._log) from None
         except RayActorError as e:
@@ -147,7 +159,7 @@ class RayHandle:
         self.name, self._actor, self._call_s, self._log, self._registered = name, actor, call_s, log_path, registered
 
     def submit(self, method: str, *args: Any, **kwargs: Any) -> RayPending:
-        return self._pending(method, self._process().call.remote(method, args, kwargs))
+        return self._pending(method, self._process().call.remote(method, args, kwargs), about(method, args))
 
     def lasting(self) -> LastingHandle:
         """See `contract.Handle.lasting`."""
@@ -164,8 +176,8 @@ class RayHandle:
     def _process(self) -> Any:
         return self._actor
 
-    def _pending(self, method: str, ref: ray.ObjectRef) -> RayPending:
-        return RayPending(self.name, method, ref, self._log)
+    def _pending(self, method: str, ref: ray.ObjectRef, about: str = "") -> RayPending:
+        return RayPending(self.name, method, ref, self._log, about=about)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
@@ -191,8 +203,8 @@ class LastingHandle(RayHandle):
                 raise RoleFailed(f"{self.name} is not there at present", last_lines(self._log)) from None
         return self._actor
 
-    def _pending(self, method: str, ref: ray.ObjectRef) -> RayPending:
-        return RayPending(self.name, method, ref, self._log, self._forget)
+    def _pending(self, method: str, ref: ray.ObjectRef, about: str = "") -> RayPending:
+        return RayPending(self.name, method, ref, self._log, self._forget, about)
 
     def _forget(self) -> None:
         self._actor = None

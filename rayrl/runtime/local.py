@@ -7,13 +7,15 @@ interpreter takes the run along.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from rayrl.errors import DeadlineExceeded
+from rayrl.deadlines import Deadline
 from rayrl.runtime.contract import RoleSpec
+from rayrl.runtime.edges import about, deadline_of
 
 
 class LocalStore:
@@ -35,8 +37,11 @@ class LocalStore:
 
 
 class LocalPending:
-    def __init__(self, role: str, method: str, future: Future) -> None:
-        self._what, self._future = f"{role}.{method}", future
+    def __init__(self, role: str, method: str, future: Future, about: str = "") -> None:
+        self._role, self._method, self._future, self._about, self._since = role, method, future, about, time.monotonic()
+
+    def deadline(self, timeout_s: float) -> Deadline:
+        return deadline_of(self._role, self._method, timeout_s, self._about, self._since)
 
     def result(self, timeout_s: float) -> Any:
         try:
@@ -44,7 +49,7 @@ class LocalPending:
         except FutureTimeout:
             if self._future.done():  # the role itself raised a TimeoutError
                 raise
-            raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {self._what}", "raise the limit under `deadlines`") from None
+            raise self.deadline(timeout_s).error() from None
 
     def wait(self, timeout_s: float) -> bool:
         return self._future in wait([self._future], timeout_s).done
@@ -57,7 +62,8 @@ class LocalHandle:
         self._control = ThreadPoolExecutor(1, thread_name_prefix=f"{spec.name}-control")
 
     def submit(self, method: str, *args: Any, **kwargs: Any) -> LocalPending:
-        return LocalPending(self.name, method, self._threads.submit(getattr(self._role, method), *args, **kwargs))
+        call = self._threads.submit(getattr(self._role, method), *args, **kwargs)
+        return LocalPending(self.name, method, call, about(method, args))
 
     def lasting(self) -> LocalHandle:
         return self

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from rayrl.deadlines import OPEN
 from rayrl.errors import DeadlineExceeded, RanksLost, RoleFailed
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 
@@ -231,14 +232,18 @@ class Joint:
         """The answer of every rank."""
         limit = time.monotonic() + timeout_s
         try:
-            while True:
-                waiting = [part for part in self._parts if not part.wait(0.0)]
-                failed = next((part for part in self._parts if part not in waiting and _failed(part)), None)
-                if failed is not None:
-                    failed.result(0.0)
-                if not waiting or time.monotonic() > limit:
-                    return gather(self._parts, 0.0)
-                waiting[0].wait(min(_GLANCE_S, max(0.0, limit - time.monotonic())))
+            with OPEN.waiting(self._parts[0].deadline(timeout_s)) as deadline:
+                while True:
+                    waiting = [part for part in self._parts if not part.wait(0.0)]
+                    failed = next((part for part in self._parts if part not in waiting and _failed(part)), None)
+                    if failed is not None:
+                        failed.result(0.0)
+                    if not waiting:
+                        return gather(self._parts, 0.0)
+                    deadline.waited_for = ", ".join(part.deadline(timeout_s).waited_for for part in waiting)
+                    if time.monotonic() > limit:
+                        raise deadline.error()
+                    waiting[0].wait(min(_GLANCE_S, max(0.0, limit - time.monotonic())))
         except RoleFailed as failure:
             raise RanksLost(failure.message, failure.hint) from failure
 

@@ -24,15 +24,15 @@ RUNNING = ("starting", "running")
 
 
 class EventLog:
-    """Appends ``{"time": ..., "step": ..., "kind": "saved", "text": ...}``. Owned by one thread."""
+    """Appends ``{"time": ..., "step": ..., "kind": "saved", "text": ...}``. Any thread may write."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._lock = path, threading.Lock()
 
     def write(self, kind: str, text: str, step: int) -> None:
         """``kind`` is one short word that readers select by. Raises `StorageError`."""
         row = {"time": round(time.time(), 3), "step": step, "kind": kind, "text": text}
-        with storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+        with self._lock, storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 

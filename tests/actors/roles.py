@@ -73,6 +73,12 @@ class Worker:
         print("about to stumble", flush=True)
         raise KeyError("step")
 
+    def doze(self, seconds, update):
+        time.sleep(seconds)
+
+    def sleep_weights(self):
+        time.sleep(self.weights)
+
     def sleep(self, seconds):
         time.sleep(seconds)
         return seconds
