@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rayrl.algorithms.registry import resolve
 from rayrl.check import installed, usable_engine
 from rayrl.config import reward_sources
 from rayrl.config.checks import problems as inconsistencies
@@ -22,11 +23,11 @@ from rayrl.config.schema import Config
 from rayrl.config.sizes import ModelSize, longest_sequence, model_size, role_memory
 from rayrl.data.sources import TASK_PREFIX, load_rows
 from rayrl.envs.registry import load_agent_env, load_env
-from rayrl.errors import RayrlError
+from rayrl.errors import ConfigError, RayrlError
 from rayrl.feedback.preflight import problems as feedback_problems
 from rayrl.machine import Machine, inspect_machine
 from rayrl.reward_roles import problems as reward_problems
-from rayrl.rewards.registry import SANDBOXED, bind
+from rayrl.rewards.registry import SANDBOXED, bind, scores_steps
 from rayrl.sandbox.isolation import MISSING_BUBBLEWRAP, isolation
 
 BYTES_PER_TOKEN = 4 + 1 + 4
@@ -66,6 +67,7 @@ def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
         *_placement_problems(config, mode, resources, roles),
         *(_size_problems(config, mode, size, roles, memory, machine, resources) if size else ()),
         *_name_problems(config),
+        *_step_problems(config),
         *feedback_problems(config),
         *reward_problems(config),
     ]
@@ -182,6 +184,23 @@ def _name_problems(config: Config) -> Iterator[str]:
     for key, source in (("data.source", config.data.source), ("data.eval_source", config.data.eval_source)):
         if source and source.endswith((".jsonl", ".parquet")) and not Path(source).is_file():
             yield f"{key}: there is no file {source}"
+
+
+def _step_problems(config: Config) -> Iterator[str]:
+    """The component that `algorithm.steps` pays step by step must score steps."""
+    if config.agent.env is not None:
+        return
+    try:
+        name = resolve(config.algorithm).knobs["steps"].get("component")
+        component = config.rewards.components.get(str(name))
+        whole = component is not None and (component.verifier is None or scores_steps(str(name), component.verifier) is False)
+    except ConfigError:  # said by the checks of names
+        return
+    if whole:
+        yield (
+            f"algorithm.steps pays the steps that rewards.components.{name} scores, and that has one number for a whole sample: name a "
+            "component in algorithm.args.component whose verifier returns a list (arithmetic_steps is one), or set algorithm.steps=none"
+        )
 
 
 def _missing_packages(config: Config) -> list[str]:

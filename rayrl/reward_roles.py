@@ -46,8 +46,10 @@ def problems(config: Config) -> Iterator[str]:
         except ConfigError as e:
             yield f"{e.message} ({e.hint})"
             continue
-        if template.kind not in (QuestionKind.SCORE, QuestionKind.CLASS):
-            yield f"{key} {component.judge} asks for a {template.kind} and a reward needs a score or a class: take another template"
+        if template.kind not in (QuestionKind.SCORE, QuestionKind.CLASS, QuestionKind.PAIR):
+            yield f"{key} {component.judge} asks for a {template.kind} and a reward needs a score, class or pair: take another template"
+        if template.kind is QuestionKind.PAIR and config.batch.group_size < 2:
+            yield f"{key} {component.judge} compares samples of one prompt and batch.group_size is {config.batch.group_size}: raise it"
     for name, model in config.reward_models.items():
         if not model.online:
             continue
@@ -187,6 +189,7 @@ def build_judge_worker(
         deadline_s=config.rewards.deadline_s,
         patient=config.rewards.on_failure == "rescore",
         fetch_s=config.deadlines.call_s,
+        paired=[name for name, c in components.items() if templates.load(c.judge).kind is QuestionKind.PAIR],
     )
 
 

@@ -46,6 +46,8 @@ class GroupInputs:
     """float[P]: `pairs.Pairs.target`."""
     weight: Tensor
     """float[P]: share of the pair in the denominator; multiply each pair's loss by it."""
+    opponent_logprobs: Tensor | None = None
+    """float[B, T]: weighted mean over the policies of `reference.opponents`; None where there are none."""
     no_pairs: bool = False
     """True where the whole update has no pair: then the denominator counts trajectories."""
 

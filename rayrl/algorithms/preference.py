@@ -78,15 +78,18 @@ def mnpo(
     inputs: GroupInputs,
     *,
     ratio: float = 0.33,
+    others: float = 0.0,
     eta: float = 0.0075,
     opponents: float = 1.0,
     distance: str = "squared",
     beta: float = 0.1,
     per_token: bool = True,
 ) -> GroupLoss:
-    """``D[(log pi(w) - log pi(l)) - opponents (ratio ref + (1 - ratio) previous)(w - l)]`` (MNPO, arXiv 2509.23102 eq. 17-18).
+    """``D[(log pi(w) - log pi(l)) - opponents (ratio ref + (1 - ratio) history)(w - l)]`` (MNPO, arXiv 2509.23102 eq. 17-18).
 
-    The opponents are the frozen reference and the policy that sampled the pair (time-dependent: it moves with the run).
+    ``history = others external + (1 - others) previous``. The opponents are the frozen reference, the policy that sampled the pair
+    (time-dependent: it moves with the run), and the weighted mean of the policies that the run was given (external: earlier
+    checkpoints, policies of other rewards). Raises `ValueError` for ``others`` above 0 without any.
     ``distance`` squared: ``(h - 1 / (2 eta))^2``; logistic: ``-log sigmoid(beta h)``, the backward distance with an infinite target.
     Limits: ratio 1 squared is IPO with tau = eta, ratio 1 logistic is DPO, ratio 0 logistic is DNO/SPIN, opponents 0 has the shape
     of SimPO. ``per_token`` averages log-probs over tokens as the released code does (the paper's tables of limits use sums).
@@ -94,7 +97,12 @@ def mnpo(
     of = means if per_token else sums
     now = of(inputs.logprobs, inputs.action_mask)
     ref = now.detach() if inputs.reference_logprobs is None else of(inputs.reference_logprobs, inputs.action_mask)
-    mixture = ratio * ref + (1 - ratio) * of(inputs.behavior_logprobs, inputs.action_mask)
+    history = of(inputs.behavior_logprobs, inputs.action_mask)
+    if others > 0:
+        if inputs.opponent_logprobs is None:
+            raise ValueError("mnpo with others above 0 needs the log-probs of opponents (reference.opponents)")
+        history = others * of(inputs.opponent_logprobs, inputs.action_mask) + (1 - others) * history
+    mixture = ratio * ref + (1 - ratio) * history
     gap = difference(inputs, now - opponents * mixture)
     f = (lambda h: (h - 1 / (2 * eta)).square()) if distance == "squared" else (lambda h: F.softplus(-beta * h))
     return pair_loss(inputs, f, gap, now - ref)

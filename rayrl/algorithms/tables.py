@@ -121,7 +121,8 @@ GROUP_LOSSES = {
     "mnpo": _preference(
         "mnpo",
         knobs={
-            "ratio": Knob(0.33, "share of the frozen reference among the opponents; the rest is the policy that sampled", 0, 1),
+            "ratio": Knob(0.33, "share of the frozen reference among the opponents; the rest is their history", 0, 1),
+            "others": Knob(0.0, "share of reference.opponents in that history; the rest is the policy that sampled", 0, 1),
             "eta": Knob(0.0075, "the gap that is aimed at is 1 / (2 eta): small values are large, constant pushes", 0, open_low=True),
             "opponents": Knob(1.0, "strength of the opponents; 0 is none", 0, 1),
             "distance": Knob("squared", "to a finite target, or without end", choices=("squared", "logistic")),

@@ -99,7 +99,7 @@ def _algorithm(config: Config) -> Iterator[str]:
         return
     size = config.batch.group_size
     if size < resolved.min_group_size:
-        who = "algorithm.filter zero_variance" if resolved.filter == "zero_variance" else f"algorithm.advantage {resolved.advantage}"
+        who = next(f"algorithm.{p} {getattr(resolved, p)}" for p, e in resolved.entries.items() if e.min_group == resolved.min_group_size)
         yield f"batch.group_size is {size} and {who} compares samples of one prompt: raise it to {resolved.min_group_size} or more"
     if resolved.needs_critic and config.learner.critic is False:
         yield f"learner.critic is false and algorithm.advantage {resolved.advantage} needs values: leave it null"
@@ -134,6 +134,7 @@ def _needs(config: Config, resolved: registry.Resolved) -> Iterator[str]:
     bundle = int(risk.get("bundle", 1))
     if bundle > config.batch.groups_per_step:
         yield f"algorithm.args.bundle {bundle} is more questions than batch.groups_per_step {config.batch.groups_per_step}: lower it"
+    yield from _opponents(config, float(resolved.knobs["loss"].get("others", -1)))
     component = resolved.knobs["steps"].get("component")
     if component is not None:
         if component not in config.rewards.components:
@@ -142,6 +143,20 @@ def _needs(config: Config, resolved: registry.Resolved) -> Iterator[str]:
         elif config.rewards.components[str(component)].weight != 0:
             who = f"rewards.components.{component}.weight"
             yield f"{who} would pay the steps a second time beside algorithm.steps {resolved.steps}: set it to 0"
+
+
+def _opponents(config: Config, share: float) -> Iterator[str]:
+    """``share`` of `reference.opponents` among the opponents of the loss; negative where the loss reads none."""
+    opponents = config.reference.opponents
+    if share > 0 and not opponents:
+        yield f"algorithm.args.others is {share:g} and reference.opponents names none: set reference.opponents.NAME.path"
+    if opponents and share == 0:
+        yield "reference.opponents names policies and algorithm.args.others is 0, which ignores them: raise it, or remove them"
+    if opponents and share < 0:
+        yield "reference.opponents names policies and algorithm.loss compares with none: take algorithm.loss=mnpo, or remove them"
+    for name, opponent in opponents.items():
+        if not opponent.path:
+            yield f"reference.opponents.{name}.path is empty: name a checkpoint"
 
 
 def _sampling(config: Config) -> Iterator[str]:

@@ -512,6 +512,14 @@ class LearnerConfig:
 
 
 @dataclass
+class OpponentConfig:
+    path: str = ""
+    """Its checkpoint: the policy of an earlier run, of an earlier step, or one that was aligned to another reward."""
+    weight: float = 1.0
+    """Share among the opponents, which are scaled to sum 1; all 0 is equal shares."""
+
+
+@dataclass
 class ReferenceConfig:
     path: str | None = None
     """Frozen reference model; null takes model.path. Started only when algorithm.kl.coef is not 0 or the loss compares with it."""
@@ -521,6 +529,8 @@ class ReferenceConfig:
     """Tokens per forward pass."""
     cpu_threads: int = 0
     """torch threads of a CPU actor; 0 divides the cores."""
+    opponents: dict[str, OpponentConfig] = field(default_factory=dict)
+    """Further frozen policies by name, for losses that measure the policy against several (mnpo)."""
 
 
 @dataclass

@@ -74,7 +74,10 @@ def role_memory(config: Config, size: ModelSize, mode: str) -> dict[str, dict[st
             "optimiser" + (" (host)" if config.learner.offload else ""): optimiser,
             "logits": 2 * 4 * config.learner.token_budget * size.vocab,  # float32, and their gradient
         },
-        "reference": {"parameters": size.parameters * width, "logits": 4 * config.reference.token_budget * size.vocab},
+        "reference": {
+            "parameters": (1 + len(config.reference.opponents)) * size.parameters * width,
+            "logits": 4 * config.reference.token_budget * size.vocab,
+        },
     }
 
 

@@ -38,6 +38,7 @@ class Comparisons:
         old: Tensor,
         behavior: Tensor,
         reference: Tensor | None,
+        opponents: Tensor | None,
         mask: Tensor,
     ) -> group_loss.GroupLoss:
         """The sum over the pairs (or trajectories) of a micro-batch of rows; all tensors [B, T], fields of `group_loss.GroupInputs`."""
@@ -57,6 +58,7 @@ class Comparisons:
             rejected=row(self._pairs.rejected),
             target=torch.from_numpy(self._pairs.target[held]).to(device),
             weight=torch.from_numpy(self._pairs.weight[held]).to(device),
+            opponent_logprobs=opponents,
             no_pairs=not np.isin(self._pairs.chosen, minibatch.trajectories).any(),
         )
         return self._loss(inputs, **self._algorithm.knobs["loss"])

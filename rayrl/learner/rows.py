@@ -24,6 +24,8 @@ from rayrl.types import LearnBatch, ScoredGroup
 
 REFERENCE_COLUMN = "logprobs"
 """Column of a reference payload: one ragged float32 list per trajectory of the group."""
+OPPONENT_COLUMN = "opponents"
+"""Another one where `reference.opponents` names some: the weighted mean of their log-probs."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ class Rows:
     """float32[R, W]."""
     reference: Tensor | None
     """float32[R, W]."""
+    opponents: Tensor | None = None
+    """float32[R, W]: weighted mean of the opponents' log-probs."""
     times: Tensor | None = None
     """int64[R]: how often each row counts in the loss; None for once each."""
 
@@ -180,7 +184,7 @@ class Rows:
 def fetch_rows(batch: LearnBatch, plan: StepPlan, reference: Sequence[Any] | None, store: Store, *, timeout_s: float) -> Rows:
     """Reads this rank's payloads, and reference log-probs where given. Raises `ValueError` where payload and metadata disagree."""
     starts = np.concatenate([[0], np.cumsum([len(g.kept) for g in batch.groups])])
-    ids, masks, behavior, ref, position = [], [], [], [], []
+    ids, masks, behavior, ref, others, position = [], [], [], [], [], []
     for g in plan.groups:
         group = batch.groups[g]
         payload = store.get(group.info.payload, timeout_s=timeout_s)
@@ -189,17 +193,27 @@ def fetch_rows(batch: LearnBatch, plan: StepPlan, reference: Sequence[Any] | Non
             raise ValueError(f"payload of prompt {group.info.ordinal} has lengths {[len(x) for x in group_ids]}, not {group.info.lengths}")
         group_masks = [m.view(np.bool_) for m in arrow.split(payload, "action_mask")]
         group_behavior = arrow.split(payload, "behavior_logprobs")
-        group_ref = arrow.split(store.get(reference[g], timeout_s=timeout_s), REFERENCE_COLUMN) if reference is not None else None
+        frozen = store.get(reference[g], timeout_s=timeout_s) if reference is not None else None
+        group_ref = arrow.split(frozen, REFERENCE_COLUMN) if frozen is not None else None
+        group_others = arrow.split(frozen, OPPONENT_COLUMN) if frozen is not None and OPPONENT_COLUMN in frozen.schema.names else None
         for i in np.flatnonzero(trained(group)):
             ids.append(group_ids[i])
             masks.append(group_masks[i])
             behavior.append(group_behavior[i][group_masks[i]])
             if group_ref is not None:
                 ref.append(group_ref[i][group_masks[i]])
+            if group_others is not None:
+                others.append(group_others[i][group_masks[i]])
             position.append(int(starts[g]) + int(i))
     mask = _pad([np.ones(len(b), np.bool_) for b in behavior], np.bool_)
     return Rows(
-        ids, masks, np.array(position, np.int64), mask, _pad(behavior, np.float32), _pad(ref, np.float32) if reference is not None else None
+        ids,
+        masks,
+        np.array(position, np.int64),
+        mask,
+        _pad(behavior, np.float32),
+        _pad(ref, np.float32) if reference is not None else None,
+        _pad(others, np.float32) if others else None,
     )
 
 

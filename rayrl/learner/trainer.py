@@ -226,8 +226,8 @@ class Trainer:
             token_loss = token_loss * rows.times[micro, None].to(self._device)
         term = None
         if on.compared is not None:
-            frozen = cut(rows.reference) if rows.reference is not None else None
-            term = on.compared.loss(minibatch, micro, logprobs, old, behavior, frozen, window)
+            frozen, others = (cut(x) if x is not None else None for x in (rows.reference, rows.opponents))
+            term = on.compared.loss(minibatch, micro, logprobs, old, behavior, frozen, others, window)
             tally.add("compared", term.metrics)
             token_loss = token_loss if term.token_loss is None else token_loss + term.token_loss
         loss = reductions.reduce(self._algorithm.reduction, token_loss, window, self._max_tokens).sum / denominator

@@ -1,5 +1,8 @@
 """A judge's scores as rewards: leases groups, asks the annotator about every sample, hands in what is answered.
 
+A component whose template compares two texts is asked about every pair of samples of a prompt, and its value is the sample's win rate
+(Pref-GRPO, arXiv 2508.20751).
+
 Many groups wait for their answers side by side, so a slow answer holds up its own group alone, and none longer than ``deadline_s``:
 what is missing then has failed, and ``rewards.on_failure`` decides. With ``patient`` a late answer is waited for as long as the
 buffer still wants the group.
@@ -10,8 +13,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from rayrl.annotations import Annotation, Question, QuestionState
@@ -27,6 +31,10 @@ NOT_APPLICABLE = "not applicable"
 LATE = "late"
 
 
+Place = tuple[str, tuple[int, ...]]
+"""What one question is about: a component, and the sample or the two samples in question."""
+
+
 @dataclass
 class _Waiting:
     """A group on its way through the judge."""
@@ -34,8 +42,8 @@ class _Waiting:
     ordinal: int
     trajectories: list[Trajectory]
     since: float
-    found: dict[tuple[str, int], Annotation] = field(default_factory=dict)
-    """Final annotations by (component, sample)."""
+    found: dict[Place, Annotation] = field(default_factory=dict)
+    """Final annotations."""
 
 
 class JudgeWorker:
@@ -54,11 +62,13 @@ class JudgeWorker:
         patient: bool = False,
         max_groups: int = 64,
         fetch_s: float = 60.0,
+        paired: Collection[str] = (),
     ) -> None:
+        """``paired``: components whose template compares two texts."""
         self._name, self._job, self._components = name, job, dict(components)
         self._buffer, self._store, self._annotator = buffer, store, annotator
         self._deadline_s, self._patient = deadline_s, patient
-        self._max_groups, self._fetch_s = max_groups, fetch_s
+        self._max_groups, self._fetch_s, self._paired = max_groups, fetch_s, frozenset(paired)
         self._stopping = threading.Event()
         self._busy_s = self._waited_s = 0.0
         self._groups = self._scored = 0
@@ -120,14 +130,21 @@ class JudgeWorker:
             self._buffer.put_rewards(self._name, self._counted(lost))
         return found
 
-    def _asked(self, waiting: _Waiting) -> list[tuple[str, int]]:
-        """(component, sample) that a judge must answer."""
-        return [
-            (name, i)
-            for name, component in self._components.items()
-            for i, trajectory in enumerate(waiting.trajectories)
-            if component.tasks is None or trajectory.task in component.tasks
-        ]
+    def _asked(self, waiting: _Waiting) -> list[Place]:
+        """What a judge must answer: single samples, or pairs of samples of one prompt that say different things."""
+        asked: list[Place] = []
+        for name in self._components:
+            applicable = [i for i, t in enumerate(waiting.trajectories) if self._applies(name, t)]
+            asked += [(name, members) for members in (self._pairs(waiting, applicable) if name in self._paired else zip(applicable))]
+        return asked
+
+    def _applies(self, name: str, trajectory: Trajectory) -> bool:
+        return (tasks := self._components[name].tasks) is None or trajectory.task in tasks
+
+    @staticmethod
+    def _pairs(waiting: _Waiting, members: Sequence[int]) -> Iterator[tuple[int, int]]:
+        found = waiting.trajectories
+        return ((i, j) for i, j in combinations(members, 2) if found[i].ordinal == found[j].ordinal and found[i].text != found[j].text)
 
     def _is_complete(self, waiting: _Waiting) -> bool:
         return len(waiting.found) == len(self._asked(waiting))
@@ -143,7 +160,10 @@ class JudgeWorker:
             ]
             if not missing:
                 continue
-            questions = [Question((w.trajectories[i].text,), w.trajectories[i].prompt_text) for w, (_, i) in missing]
+            questions = [
+                Question(tuple(w.trajectories[i].text for i in members), w.trajectories[members[0]].prompt_text)
+                for w, (_, members) in missing
+            ]
             try:
                 answers = self._annotator.ask(questions, template=template, wait_s=wait_s)
             except (RoleFailed, DeadlineExceeded):
@@ -160,11 +180,47 @@ class JudgeWorker:
         return [w for w in waiting if w.ordinal not in late or w.ordinal in kept]
 
     def _records(self, waiting: _Waiting) -> list[list[RewardRecord]]:
-        asked = set(self._asked(waiting))
         return [
-            [self._record(name, waiting.found.get((name, i)), (name, i) in asked) for name in self._components]
-            for i in range(len(waiting.trajectories))
+            [
+                self._win_rate(name, i, waiting)
+                if name in self._paired
+                else self._record(name, waiting.found.get((name, (i,))), self._applies(name, trajectory))
+                for name in self._components
+            ]
+            for i, trajectory in enumerate(waiting.trajectories)
         ]
+
+    def _win_rate(self, name: str, sample: int, waiting: _Waiting) -> RewardRecord:
+        """``mean over siblings of 1 [better] + 1/2 [tie]``; equal texts are a tie that nobody is asked about, and a comparison without
+        an answer is not made. A sample that was compared with none has no score."""
+        own = waiting.trajectories[sample]
+        if not self._applies(name, own):
+            return RewardRecord(name, RewardStatus.SCORED, 0.0, producer=NOT_APPLICABLE)
+        won, answers, reasons = [], list[Annotation](), list[str]()
+        for other, sibling in enumerate(waiting.trajectories):
+            if other == sample or sibling.ordinal != own.ordinal or not self._applies(name, sibling):
+                continue
+            if sibling.text == own.text:
+                won.append(0.5)
+                continue
+            answer = waiting.found.get((name, (min(sample, other), max(sample, other))))
+            if answer is None or answer.state is not QuestionState.LABELLED:
+                reasons.append(answer.error if answer else f"{LATE}: no answer within {self._deadline_s:g} s")
+                continue
+            won.append(answer.label if sample < other else 1 - answer.label)
+            answers.append(answer)
+        if not won:
+            return self._failure(name, reasons[0] if reasons else "alone: a win rate needs another sample of the prompt")
+        last = answers[-1] if answers else None
+        return RewardRecord(
+            name,
+            RewardStatus.SCORED,
+            sum(won) / len(won),
+            producer=last.model if last else self._components[name].judge or "",
+            producer_version=last.template[:12] if last else "",
+            latency_s=max((a.latency_s for a in answers), default=0.0),
+            cost_usd=sum(a.cost_usd for a in answers) / 2,  # each comparison belongs to two samples
+        )
 
     def _record(self, name: str, answer: Annotation | None, asked: bool) -> RewardRecord:
         if not asked:

@@ -52,6 +52,16 @@ EXTRAS: dict[str, Callable[[Trajectory], Any]] = {
 _FORM = "A verifier is def f(completion, ground_truth, **kwargs) -> float."
 
 
+def scores_steps(component: str, verifier: str) -> bool | None:
+    """Whether a verifier says by its annotation that it returns a list, one number per step; None where it has no annotation.
+
+    Raises `ConfigError` for an unknown verifier.
+    """
+    function = plugins.load(verifier, VERIFIERS, key=f"rewards.components.{component}.verifier")
+    returns = str(getattr(function, "__annotations__", {}).get("return", ""))
+    return None if not returns else any(word in returns.lower() for word in ("list", "sequence", "tuple"))
+
+
 def bind(component: str, verifier: str, args: Mapping[str, Any]) -> tuple[Callable[..., float], tuple[str, ...]]:
     """Imports the verifier of one component; returns it with ``args`` filled in, and the extras that it asks for.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -170,6 +171,9 @@ def test_limits_in_which_two_methods_coincide(random_mask, tensor):
         assert same(mnpo(x, ratio=1.0, eta=0.2, **sums), ipo(x, tau=0.2))
         assert same(mnpo(x, ratio=1.0, distance="logistic", beta=0.3, **sums), dpo(x, beta=0.3))
         assert same(mnpo(x, opponents=0.0, distance="logistic", beta=2.0), simpo(x, beta=2.0, gamma=0.0))
+        external = dataclasses.replace(x, opponent_logprobs=x.reference_logprobs)
+        assert same(mnpo(external, ratio=0.0, others=1.0, eta=0.2, **sums), ipo(x, tau=0.2))
+        assert same(mnpo(external, ratio=0.3, others=0.4), mnpo(x, ratio=0.3 + 0.7 * 0.4))
         previous = GroupInputs(**{**x.__dict__, "reference_logprobs": x.behavior_logprobs})
         assert same(mnpo(x, ratio=0.0, distance="logistic", beta=0.3, **sums), dpo(previous, beta=0.3))
         assert same(flex_dpo(x, beta_chosen=0.2, beta_rejected=0.2), dpo(x, beta=0.2))

@@ -144,3 +144,17 @@ def test_live_without_an_address_says_how_to_give_one(monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert cli.main(["plan", "arithmetic_grpo", "--live"]) == 2
     assert "placement.ray_address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rewards.components.process.verifier=true_equations"],
+        ["rewards.components.process={judge: score, verifier: null, weight: 0.0}", "feedback.judge=http"],
+    ],
+    ids=["a verifier of whole samples", "a judge"],
+)
+def test_a_method_that_pays_steps_is_refused_where_nothing_scores_steps(overrides):
+    found = [p for p in plan_of("methods/02-pure", *overrides).problems if "algorithm.steps" in p]
+    assert len(found) == 1 and "rewards.components.process" in found[0] and "arithmetic_steps" in found[0]
+    assert not plan_of("methods/02-pure").problems

@@ -38,7 +38,12 @@ def test_a_source_that_cannot_answer_is_refused_by_name(expected, overrides):
     ("expected", "recipe", "overrides"),
     [
         ("learns from pair questions and feedback.template score", ONLINE, ["feedback.template=score"]),
-        ("judge pairwise asks for a pair", "feedback_judge", ["rewards.components.graded.judge=pairwise"]),
+        ("judge listwise asks for a ranking", "feedback_judge", ["rewards.components.graded.judge=listwise"]),
+        (
+            "compares samples of one prompt and batch",
+            "feedback_win_rate",
+            ["algorithm.advantage=none", "batch.group_size=1"],
+        ),
         ("rewards.components.graded.judge: there is no template 'scor'", "feedback_judge", ["rewards.components.graded.judge=scor"]),
     ],
 )

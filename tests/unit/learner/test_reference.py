@@ -9,9 +9,11 @@ import pytest
 import torch
 from learner_cases import DictStore, config, random_batch
 
+from rayrl.config.schema import OpponentConfig
 from rayrl.data import arrow
 from rayrl.learner.loading import load_policy
 from rayrl.learner.reference import ReferenceModel
+from rayrl.models import tiny
 
 
 @pytest.mark.parametrize("settings", [{}, {"reference__token_budget": 30}, {"packing": True, "reference__token_budget": 40}], ids=str)
@@ -44,3 +46,39 @@ def test_a_group_in_which_nobody_acted_is_all_zero(model_folder):
     rows = arrow.split(store.get(payload, timeout_s=1), "logprobs")
     assert [len(r) for r in rows] == info.lengths.tolist()
     assert not np.concatenate(rows).any()
+
+
+def test_opponents_are_the_weighted_mean_of_their_own_logprobs_and_zero_weights_are_equal_shares(model_folder, tmp_path):
+    other = tiny.save(tmp_path / "other", tiny.NANO, seed=11)
+    store = DictStore()
+    batch = random_batch(store, turns=2)
+    infos = [g.info for g in batch.groups]
+    alone = {}
+    for name, path in (("a", model_folder), ("b", other)):
+        rows = ReferenceModel(config(model_folder, reference__path=str(path)), store).logprobs(infos)
+        alone[name] = [np.concatenate(arrow.split(store.get(r, timeout_s=1), "logprobs")) for r in rows]
+    for weights, shares in (((1.0, 3.0), (0.25, 0.75)), ((0.0, 0.0), (0.5, 0.5)), ((0.0, 2.0), (0.0, 1.0))):
+        c = config(model_folder)
+        c.reference.opponents = {"a": OpponentConfig(str(model_folder), weights[0]), "b": OpponentConfig(str(other), weights[1])}
+        for i, ref in enumerate(ReferenceModel(c, store).logprobs(infos)):
+            payload = store.get(ref, timeout_s=1)
+            mixed = np.concatenate(arrow.split(payload, "opponents"))
+            assert np.allclose(mixed, shares[0] * alone["a"][i] + shares[1] * alone["b"][i], atol=1e-5)
+            assert np.allclose(np.concatenate(arrow.split(payload, "logprobs")), alone["a"][i], atol=1e-6)
+
+
+def test_a_learner_that_is_given_opponents_measures_the_policy_against_them(model_folder, tmp_path):
+    """The update differs from that without them, and is that of an opponent of another name with the same weights."""
+    from rayrl.learner.torch import TorchLearner
+
+    other = tiny.save(tmp_path / "other", tiny.NANO, seed=11)
+    found = {}
+    for name, path in (("none", None), ("self", model_folder), ("other", other)):
+        store = DictStore()
+        c = config(model_folder, algorithm__name="mnpo", token_budget=1000)
+        if path is not None:
+            c.algorithm.args = {"others": 1.0}
+            c.reference.opponents = {name: OpponentConfig(str(path))}
+        batch = random_batch(store)
+        found[name] = TorchLearner(c, store).step(batch, ReferenceModel(c, store).logprobs([g.info for g in batch.groups]))["learner/loss"]
+    assert len({round(v, 4) for v in found.values()}) == 3

@@ -114,3 +114,39 @@ def test_an_evaluation_waits_for_its_answers_within_the_limit():
     started = time.monotonic()
     records = worker.score([trajectory(7, 0, "other", "y")])
     assert records[0][0].error.startswith("late") and time.monotonic() - started == pytest.approx(0.5, abs=0.5)
+
+
+def test_a_judge_of_pairs_gives_win_rates_that_add_up_to_half_the_group():
+    """Longer is better, equal texts tie unasked: against a brute-force round robin."""
+    texts = ["aa", "b", "aa", "cccc", ""]
+    samples = [trajectory(0, s, "p:", text) for s, text in enumerate(texts)]
+    buffer = ScriptedBuffer({0: samples, 1: [trajectory(1, s, "q:", "z" * s) for s in range(2)]})
+    annotator = ScriptedAnnotator(lambda q: float(len(q.texts[0]) > len(q.texts[1])), QuestionKind.PAIR)
+    worker = make(buffer, annotator, {"preferred": RewardComponent(judge="pairwise")}, paired=["preferred"])
+    run(worker, buffer.answered)
+    found = [r[0].value for r in buffer.rewards[0]]
+    wins = lambda i: sum((len(texts[i]) > len(t)) + 0.5 * (texts[i] == t) for j, t in enumerate(texts) if j != i) / 4
+    assert found == pytest.approx([wins(i) for i in range(5)]) and sum(found) == pytest.approx(5 / 2)
+    assert [r[0].value for r in buffer.rewards[1]] == [0.0, 1.0]
+    assert len([q for q in annotator.asked if q.context == "p:"]) == 7, "each pair of texts once, equal ones never"
+
+
+def test_a_comparison_without_an_answer_is_not_made_and_a_sample_without_any_has_no_score():
+    answers = lambda q: np.nan if "x" in q.texts else float(q.texts[0] == "best")
+    buffer = ScriptedBuffer(
+        {0: [trajectory(0, s, "p:", t) for s, t in enumerate(["best", "mid", "x"])], 1: [trajectory(1, 0, "q:", "lone")]}
+    )
+    worker = make(
+        buffer, ScriptedAnnotator(answers, QuestionKind.PAIR), {"preferred": RewardComponent(judge="pairwise")}, paired=["preferred"]
+    )
+    run(worker, buffer.answered)
+    first, second, third = (r[0] for r in buffer.rewards[0])
+    assert (first.value, second.value) == (1.0, 0.0) and third.status is RewardStatus.FAILED and third.error.startswith("malformed")
+    assert buffer.rewards[1][0][0].error.startswith("alone")
+
+
+def test_pairs_of_an_evaluation_stay_within_their_prompt():
+    annotator = ScriptedAnnotator(lambda q: float(len(q.texts[0]) > len(q.texts[1])), QuestionKind.PAIR)
+    worker = make(ScriptedBuffer({}), annotator, {"preferred": RewardComponent(judge="pairwise")}, paired=["preferred"])
+    both = [*groups(2)[0], *groups(2)[1]]
+    assert [r[0].value for r in worker.score(both)] == [0.0, 0.5, 1.0] * 2 and len(annotator.asked) == 6
