@@ -28,7 +28,12 @@ MODELS = "reward_models"
 """Folder of their states in a commit."""
 
 
-_KINDS = {"ranking": QuestionKind.PAIR, "regression": QuestionKind.SCORE, "classification": QuestionKind.CLASS}
+_KINDS = {
+    "ranking": QuestionKind.PAIR,
+    "regression": QuestionKind.SCORE,
+    "gaussian": QuestionKind.SCORE,
+    "classification": QuestionKind.CLASS,
+}
 """What a judge must be asked for each objective."""
 
 

@@ -59,6 +59,7 @@ def problems(config: Config) -> Iterator[str]:
             yield f"{key}.reward_model is {model!r}, which is not among reward_models ({known})"
         if component.args and component.verifier is None:
             yield f"{key}.args is set and only a verifier takes arguments: remove it"
+        yield from _head_problems(config, name)
         asked |= component.judge is not None or (model in config.reward_models and config.reward_models[model].online)
     used = {c.reward_model for c in config.rewards.components.values()}
     for model in config.reward_models:
@@ -79,10 +80,29 @@ def problems(config: Config) -> Iterator[str]:
         yield "rewards.on_failure is rescore and no component asks a judge: nothing answers late; use drop or fallback"
 
 
+def _head_problems(config: Config, name: str) -> Iterator[str]:
+    """A component that names a head which its source does not have."""
+    component, key = config.rewards.components[name], f"rewards.components.{name}"
+    model = config.reward_models.get(component.reward_model or "")
+    if model is None:
+        if component.head is not None or component.deviation:
+            yield f"{key} names a head or a deviation and only a reward model has those: set {key}.reward_model, or remove them"
+        return
+    known, kind = (model.passes, "passes") if model.passes else (model.heads, "heads")
+    if component.head is not None and component.head >= known:
+        yield f"{key}.head is {component.head} and reward_models.{component.reward_model} has {kind} 0 to {known - 1}: raise {kind}"
+    if component.deviation and (component.head is None or model.passes or model.objective != "gaussian"):
+        yield f"{key}.deviation needs {key}.head, and reward_models.{component.reward_model} with objective gaussian and passes 0"
+
+
 def _model_problems(config: Config) -> Iterator[str]:
     """Settings of single reward models that contradict each other."""
     for name, model in config.reward_models.items():
         key = f"reward_models.{name}"
+        if model.passes and not model.dropout:
+            yield f"{key}.passes is {model.passes} and {key}.dropout is 0: all passes would be equal; set dropout, e.g. 0.1"
+        if model.passes and model.heads > 1:
+            yield f"{key} has {model.heads} heads and {model.passes} passes: components name one or the other; set heads=1 or passes=0"
         if not model.online and model.path is None:
             yield f"{key}.online is false and {key}.path is null: a model that never learns needs a trained checkpoint (`rayrl train-rm`)"
         if model.network == "transformer" and model.max_length < config.model.max_length:

@@ -132,6 +132,10 @@ class RewardComponent:
     """Source of the scores: the judge of `feedback`, asked with this prompt template (kind score or class)."""
     reward_model: str | None = None
     """Source of the scores: a model of `reward_models`, by name."""
+    head: int | None = None
+    """Which head of the reward model scores it, or which pass with dropout where the model has passes; null is their mean."""
+    deviation: bool = False
+    """The head's own standard deviation instead of its value (objective gaussian)."""
     weight: float = 1.0
     """Factor in the weighted sum; 0 only measures."""
     tasks: list[str] | None = None
@@ -355,7 +359,8 @@ class RewardModelConfig:
     path: str | None = None
     """Checkpoint that the transformer starts from: a language model or a saved reward model; null takes model.path."""
     objective: str = "ranking"
-    """ranking (pairs, Bradley-Terry), classification (classes, cross entropy) or regression (scores, squared error)."""
+    """ranking (pairs, Bradley-Terry), classification (classes, cross entropy), regression (scores, squared error) or gaussian (scores,
+    a mean and a standard deviation per head)."""
     classes: int = 2
     """Classes of a classification; a text's score is the probability of the last one."""
     class_balance: bool = False
@@ -364,6 +369,10 @@ class RewardModelConfig:
     """Weight of the mean squared score, which keeps scores near 0 (ranking)."""
     heads: int = 1
     """Heads on the one trunk, each fitted to a bootstrap sample: their mean is the score, their disagreement the uncertainty."""
+    dropout: float = 0.0
+    """Share of the last layer's inputs that is dropped, while it learns and in passes."""
+    passes: int = 0
+    """Thinned networks, each with its own dropout mask, that components can name as heads (Monte-Carlo dropout); 0 is none."""
     max_length: int = 512
     """Most tokens of a text (transformer); longer ones keep their end."""
     lr: float = 1e-4

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from rayrl.algorithms.running_stats import RunningStats
 from rayrl.config.schema import RewardModelConfig
 from rayrl.errors import CheckpointError, Diverged
+from rayrl.models.dropout import HeadDropout
 from rayrl.reward_models.examples import Example, ExampleSet
-from rayrl.reward_models.objectives import Objective, bootstrap_weights
+from rayrl.reward_models.objectives import Gaussian, Objective, bootstrap_weights
 from rayrl.types import FloatArray
 
 _WEIGHTS, _EXAMPLES, _STATE = "fitter.pt", "examples.parquet", "fitter.json"
@@ -61,6 +62,7 @@ class Fitter:
         self.arrived = 0
         """Labels taken in."""
         self._report: dict[str, float] = {}
+        self._dropout = HeadDropout(network, settings.dropout, seed) if settings.dropout else None
         network.eval()
 
     # ---- learning
@@ -149,6 +151,23 @@ class Fitter:
         if not texts:
             return np.empty((0, self._settings.heads), np.float32)
         return self.objective.scores(self._heads(self._run(texts))).cpu().numpy().astype(np.float32)
+
+    def estimates(self, texts: Sequence[str]) -> FloatArray:
+        """float32[N, E]: what each head says, or each pass with dropout where the settings ask for passes."""
+        if self._dropout is None or not self._settings.passes or not texts:
+            return self.heads(texts)
+        said = []
+        for index in range(self._settings.passes):
+            with self._dropout.thinned(index):
+                said.append(self.heads(texts).mean(1))
+        return np.stack(said, 1)
+
+    def deviations(self, texts: Sequence[str]) -> FloatArray:
+        """float32[N, H]: each head's own standard deviation (objective gaussian)."""
+        if not texts:
+            return np.empty((0, self._settings.heads), np.float32)
+        assert isinstance(self.objective, Gaussian)
+        return self.objective.deviations(self._heads(self._run(texts))).cpu().numpy().astype(np.float32)
 
     def normalized(self, values: FloatArray) -> FloatArray:
         """float32[N]: standardised by the running statistics of all values given out, these included."""

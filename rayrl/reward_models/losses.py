@@ -79,6 +79,21 @@ def regression(predicted: Tensor, targets: Tensor, weights: Tensor | None = None
     return _weighted(functional.huber_loss(predicted, targets, reduction="none", delta=huber), weights)
 
 
+def gaussian(mean: Tensor, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> LossSum:
+    """Negative log-likelihood of float[B] targets under ``N(mean, deviation(raw)^2)``, without the constant (Nix and Weigend 1994).
+
+    Reward-robust RLHF (arXiv 2409.15360) describes a squared error of ``mean + sigma eps`` instead, whose expectation is least at
+    sigma 0 whatever the data: here a head that is often wrong says so.
+    """
+    sigma = deviation(raw)
+    return _weighted(sigma.log() + 0.5 * ((targets - mean) / sigma).square(), weights)
+
+
+def deviation(raw: Tensor) -> Tensor:
+    """A standard deviation of at least 1e-2 from an unbounded output."""
+    return functional.softplus(raw) + 1e-2
+
+
 def plackett_luce(scores: Tensor, order: Tensor, weights: Tensor | None = None) -> LossSum:
     """Negative log-likelihood of rankings (Plackett 1975; Luce 1959): items are drawn best first, without replacement.
 

@@ -143,7 +143,33 @@ class Regression:
         return {"loss": 0.5 * error, "rmse": error**0.5, "correlation": calibration.correlation(predicted, targets)}
 
 
-OBJECTIVES: Mapping[str, type] = {"ranking": Ranking, "classification": Classification, "regression": Regression}
+class Gaussian(Regression):
+    """Numbers as a mean and a standard deviation per head, by likelihood: a head that is often wrong says so."""
+
+    width = 2
+
+    def loss(self, outputs: Tensor, examples: Sequence[Example], weights: Tensor) -> LossSum:
+        targets = torch.tensor([e.value for e in examples], dtype=outputs.dtype, device=outputs.device)
+        mean, raw = outputs.unbind(-1)
+        return losses.gaussian(mean, raw, targets[:, None].expand_as(mean), weights)
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs[..., 0]
+
+    def deviations(self, outputs: Tensor) -> Tensor:
+        """float[N, H]: how far each head expects to be off."""
+        return losses.deviation(outputs[..., 1])
+
+    def evaluate(self, outputs: Tensor, examples: Sequence[Example]) -> dict[str, float]:
+        return super().evaluate(outputs[..., :1], examples) | {"deviation": float(self.deviations(outputs).mean())}
+
+
+OBJECTIVES: Mapping[str, type] = {
+    "ranking": Ranking,
+    "classification": Classification,
+    "regression": Regression,
+    "gaussian": Gaussian,
+}
 
 
 def build(name: str, *, classes: int = 2, class_balance: bool = False, centring: float = 0.0) -> Objective:
@@ -152,8 +178,8 @@ def build(name: str, *, classes: int = 2, class_balance: bool = False, centring:
         return Ranking(centring)
     if name == "classification":
         return Classification(classes, class_balance)
-    if name == "regression":
-        return Regression()
+    if name in ("regression", "gaussian"):
+        return OBJECTIVES[name]()
     raise ConfigError(f"objective {name!r} does not exist", f"choose one of {', '.join(OBJECTIVES)}")
 
 

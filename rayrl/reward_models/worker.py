@@ -31,7 +31,7 @@ from rayrl.reward_models.examples import Example, Label, Pair
 from rayrl.reward_models.fitter import Fitter
 from rayrl.reward_models.questions import choose_pairs, choose_singles
 from rayrl.telemetry.process import resident_bytes
-from rayrl.types import GroupInfo, RewardRecord, RewardStatus, Trajectory
+from rayrl.types import FloatArray, GroupInfo, RewardRecord, RewardStatus, Trajectory
 
 _IDLE_S, _POLL_S = 0.5, 0.05
 _SLICE = 4
@@ -51,7 +51,8 @@ class _Held:
 class RewardModelWorker:
     """``run`` works until ``stop``; `score`, `save`, `load` and `stats` may be called meanwhile from other threads.
 
-    ``components`` are those that this model scores: they differ in weight and tasks, not in value. ``annotator`` None only scores.
+    ``components`` are those that this model scores: they differ in weight, tasks and the head that they name.
+    ``annotator`` None only scores.
     """
 
     def __init__(
@@ -244,9 +245,7 @@ class RewardModelWorker:
         if not self._usable:
             return [self._failures("not ready: nothing was learned yet") for _ in trajectories]
         started = time.monotonic()
-        values = self._fitter.score([full_text(t) for t in trajectories]).value
-        if self._settings.normalize:
-            values = self._fitter.normalized(values) if update else self._fitter.stats.normalize(values)
+        values = self._values([full_text(t) for t in trajectories], update)
         provenance = {
             "producer": self._name,
             "producer_version": str(self._fitter.version),
@@ -254,11 +253,30 @@ class RewardModelWorker:
         }
         return [
             [
-                RewardRecord(name, RewardStatus.SCORED, float(value) if applies(component, t) else 0.0, **provenance)
+                RewardRecord(name, RewardStatus.SCORED, float(values[name][i]) if applies(component, t) else 0.0, **provenance)
                 for name, component in self._components.items()
             ]
-            for t, value in zip(trajectories, values, strict=True)
+            for i, t in enumerate(trajectories)
         ]
+
+    def _values(self, texts: Sequence[str], update: bool) -> dict[str, FloatArray]:
+        """float32[N] per component: the mean over heads, or what one head (or pass) says, all on the scale of the mean."""
+        mean, stats, scaled = self._fitter.score(texts).value, self._fitter.stats, self._settings.normalize
+        if scaled:
+            mean = self._fitter.normalized(mean) if update else stats.normalize(mean)
+        components = self._components.values()
+        single = self._fitter.estimates(texts) if any(c.head is not None and not c.deviation for c in components) else None
+        spread = self._fitter.deviations(texts) if any(c.deviation for c in components) else None
+        found: dict[str, FloatArray] = {}
+        for name, component in self._components.items():
+            if component.head is None:
+                found[name] = mean
+            elif component.deviation:
+                found[name] = spread[:, component.head] / (max(stats.variance, 1e-8) ** 0.5 if scaled else 1.0)
+            else:
+                own = single[:, component.head]
+                found[name] = stats.normalize(own) if scaled else own
+        return found
 
     def _failures(self, error: str) -> list[RewardRecord]:
         return [RewardRecord(name, RewardStatus.FAILED, error=error, producer=self._name) for name in self._components]

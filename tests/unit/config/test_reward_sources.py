@@ -22,6 +22,11 @@ CASES = [
     ("a model that never learns needs a trained checkpoint", ["reward_models.online.online=false"]),
     ("reward_models.online.max_length 32", ["reward_models.online.max_length=32"]),
     ("reward_models.online.lr is 0.0; it must be greater than 0", ["reward_models.online.lr=0"]),
+    ("reward_models.online has heads 0 to 0: raise heads", ["rewards.components.preferred.head=1"]),
+    ("names a head or a deviation and only a reward model has those", ["rewards.components.correct.head=0"]),
+    ("deviation needs rewards.components.preferred.head", ["rewards.components.preferred.deviation=true"]),
+    ("online.dropout is 0: all passes would be equal", ["reward_models.online.passes=4"]),
+    ("components name one or the other", ["reward_models.online={passes: 4, dropout: 0.1, heads: 2}"]),
     ("did you mean 'ranking'?", ["reward_models.online.objective=rankin"]),
     ("unknown key 'reward_models.online.learning_rate'", ["reward_models.online.learning_rate=1"]),
 ]
