@@ -47,20 +47,28 @@ def build_env_worker(
         store,
         steps=agent.fragment_length,
         seed=config.run.seed,
-        sightings=Sightings(partial(annotator.submit, "sight")) if annotator is not None else None,
+        sightings=Sightings(partial(annotator.submit, "sight"), _patience(config)) if annotator is not None else None,
         call_s=config.deadlines.call_s,
         sync_s=config.deadlines.sync_s,
     )
 
 
-def networks(config: Config, annotator: Any = None) -> Callable[[Config], Any]:
-    """Builds the learner's `Networks`, with the intrinsic reward that its trainer adds. ``annotator``: whom labels are asked of."""
+def networks(config: Config, annotator: Any = None, rater: Any = None) -> Callable[[Config], Any]:
+    """Builds the learner's `Networks`, with the intrinsic reward that its trainer adds. ``annotator`` is asked for labels, ``rater`` for
+    the model that was fitted to them."""
     from rayrl.learner.agent_networks import AgentNetworks
     from rayrl.learner.intrinsic import build_intrinsic
 
-    ask = (lambda newer_than: annotator.submit("snapshot", newer_than)) if annotator is not None else None
-    wait_s = config.deadlines.call_s if config.run.deterministic else 0.0
-    return lambda c: AgentNetworks(c, env_spec(c), build_intrinsic(c.agent.intrinsic, ask, wait_s))
+    source, what = (rater, "model") if rater is not None else (annotator, "snapshot")
+    ask = partial(source.submit, what) if source is not None else None
+    intrinsic = config.agent.intrinsic
+    heads = config.reward_models[intrinsic.reward_model].heads if intrinsic.reward_model is not None else 1
+    return lambda c: AgentNetworks(c, env_spec(c), build_intrinsic(c.agent.intrinsic, ask, _patience(config), heads))
+
+
+def _patience(config: Config) -> float:
+    """Seconds that an agent's roles wait for what a judge's labels change; only a run that must repeat itself waits at all."""
+    return config.deadlines.call_s if config.run.deterministic else 0.0
 
 
 def env_spec(config: Config) -> Any:

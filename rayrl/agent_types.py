@@ -171,3 +171,13 @@ class Fragment:
     def oldest_version(self) -> int:
         """The version that staleness counts from."""
         return min(span.version for span in self.version_spans)
+
+
+@dataclass(frozen=True, slots=True)
+class RatingModel:
+    """A network that rates messages (`models.char_cnn.CharCnn`), as one process gives it to another."""
+
+    version: int
+    """Grows whenever weights change; 0 has learned nothing yet."""
+    weights: Mapping[str, NDArray[Any]]
+    """Name -> array."""

@@ -118,12 +118,15 @@ def start_roles(
     hold, roll = (agent_assembly.build_buffer, agent_assembly.build_env_worker) if agent else (build_buffer, build_rollout)
     buffer = runtime.start([RoleSpec("buffer", hold, shared, concurrency=64, trace=False)], start_s)[0]
     judged = start_feedback(config, runtime, resources, feedback)
+    begin_sources = partial(start_sources, config, runtime, resources, buffer, judged.annotator if judged else None, learned, resuming)
     told = {"annotator": judged.annotator} if agent and judged else {}
+    sources = begin_sources() if agent else None  # the learner asks an agent's rater, so that it comes first
     rollout = _specs(resources["rollout"], roll, shared | told | {"buffer": buffer, "transport": transport}, concurrency=16, named=True)
     rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
     scoring = resources.get("scorer")  # absent where no component has a verifier
     scorers = _specs(scoring, build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True) if scoring else []
-    learner = _specs(resources["learner"], build_learner, shared | told | {"transport": transport}, concurrency=1)
+    rating = {"rater": sources.rater} if sources and sources.rater else {}
+    learner = _specs(resources["learner"], build_learner, shared | told | rating | {"transport": transport}, concurrency=1)
     ranks_anew = lambda: runtime.start(_meeting(runtime, learner), start_s)
     reference = _specs(resources["reference"], build_reference, shared, concurrency=1) if needs_reference(config) else []
     keeping = shared | {"folder": rollouts, "buffer": buffer}
@@ -140,7 +143,7 @@ def start_roles(
         frozen,
         archives[0] if archives else None,
         judged,
-        start_sources(config, runtime, resources, buffer, judged.annotator if judged else None, learned, resuming),
+        sources or begin_sources(),
         transport,
     )
 
@@ -220,10 +223,12 @@ def build_scorer(config: Config, store: Store, name: str, buffer: ReplayBuffer) 
     return RewardWorker(name, buffer, store, VerifierScorer(components, config.rewards), reward_sources.VERIFIERS)
 
 
-def build_learner(config: Config, store: Store, rank: int, ranks: int, address: str, transport: str, annotator: Any = None) -> Any:
+def build_learner(
+    config: Config, store: Store, rank: int, ranks: int, address: str, transport: str, annotator: Any = None, rater: Any = None
+) -> Any:
     from rayrl.learner.networks import LanguageNetworks
 
-    build = LanguageNetworks if config.agent.env is None else agent_assembly.networks(config, annotator)
+    build = LanguageNetworks if config.agent.env is None else agent_assembly.networks(config, annotator, rater)
     if config.learner.backend == "torch":
         from rayrl.learner.torch import TorchLearner
 

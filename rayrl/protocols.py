@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rayrl.agent_types import EnvSpec, Observation, StepResult
+from rayrl.agent_types import EnvSpec, Observation, RatingModel, StepResult
 from rayrl.annotations import Annotation, JudgeAnswer, LabelSnapshot, Question
 from rayrl.types import (
     FloatArray,
@@ -184,6 +184,9 @@ class Sampler(Protocol):
     def take_texts(self) -> dict[int, bytes]:
         """Messages seen for the first time since the last call, by hash."""
 
+    def repeat_texts(self) -> None:
+        """`take_texts` gives every message seen so far again: whoever took them has lost them."""
+
     def close(self) -> None: ...
 
 
@@ -310,5 +313,23 @@ class RewardModel(Protocol):
 
     def save(self, folder: Path) -> None:
         """Weights, optimiser, labels, statistics and the place in the label store: `load` goes on exactly there."""
+
+    def load(self, folder: Path) -> None: ...
+
+
+class MessageRater(Protocol):
+    """The role of the model behind an agent's intrinsic reward: learns from the annotator's labels, gives its weights away by versions.
+    Supervised, saved and loaded like a `RewardModel`, without a part in the buffer."""
+
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def model(self, newer_than: int = -1) -> RatingModel | None:
+        """The weights; None when there are none newer than version ``newer_than``. Never waits for a judge."""
+
+    def stats(self) -> Mapping[str, Any]: ...
+
+    def save(self, folder: Path) -> None: ...
 
     def load(self, folder: Path) -> None: ...

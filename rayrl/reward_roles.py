@@ -21,8 +21,9 @@ from rayrl.protocols import Annotator, ReplayBuffer, Store
 from rayrl.runtime.contract import Handle, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, gather
 
-_NICE = 5
-"""Engines and learner go first on a machine whose cores they share with a reward model."""
+_NICE, _RATER_NICE = 5, 15
+"""Engines and learner go first on a machine whose cores they share with a reward model. An agent's rater trains all the time while
+labels come, beside env workers that step back for the learner themselves."""
 _RESTARTS = 10
 MODELS = "reward_models"
 """Folder of their states in a commit."""
@@ -55,6 +56,7 @@ def problems(config: Config) -> Iterator[str]:
             yield f"{key} {component.judge} asks for a {template.kind} and a reward needs a score, class or pair: take another template"
         if template.kind is QuestionKind.PAIR and config.batch.group_size < 2:
             yield f"{key} {component.judge} compares samples of one prompt and batch.group_size is {config.batch.group_size}: raise it"
+    yield from _retrieved(config)
     for name, model in config.reward_models.items():
         if not model.online:
             continue
@@ -70,12 +72,30 @@ def problems(config: Config) -> Iterator[str]:
             )
 
 
+def _retrieved(config: Config) -> Iterator[str]:
+    """Labels that an agent's messages are looked up in."""
+    if config.agent.env is None or config.agent.intrinsic.kind != "retrieval":
+        return
+    try:
+        kind = templates.load(config.feedback.template).kind
+    except ConfigError:
+        return  # said by the preflight of feedback
+    if kind not in (QuestionKind.SCORE, QuestionKind.CLASS):
+        yield (
+            f"agent.intrinsic.kind is retrieval and feedback.template {config.feedback.template} asks for a {kind}: a message needs a "
+            "label of its own; take another template, or kind ranking"
+        )
+
+
 class RewardSources:
     """One supervised actor per scoring job, verifiers left out."""
 
     def __init__(self, config: Config, pools: Mapping[str, Pool]) -> None:
         self._pools = dict(pools)
         self._jobs = {component: job for job, found in reward_sources.jobs(config).items() for component in found}
+        rating = reward_sources.rater(config)
+        self.rater = self._pools[rating].handles[0].lasting() if rating else None
+        """Who rates an agent's messages; its calls reach its replacement after it died."""
         self._model_stats: dict[str, dict[str, float]] = {}
 
     @property
@@ -138,15 +158,20 @@ def start_sources(
     resuming: bool = False,
 ) -> RewardSources:
     """``folder``: where reward models keep their state; what lies there is of this run only when it is ``resuming``."""
-    if found := list(problems(config)):
-        raise ConfigError("\n".join(found), "`rayrl plan` shows them before anything starts")
+    if wrong := list(problems(config)):
+        raise ConfigError("\n".join(wrong), "`rayrl plan` shows them before anything starts")
     if not resuming:
         shutil.rmtree(folder, ignore_errors=True)
     specs = []
-    for job, components in reward_sources.jobs(config).items():
-        if job == reward_sources.VERIFIERS:
+    found, rater = reward_sources.jobs(config), reward_sources.rater(config)
+    for job in reward_sources.roles(config):
+        role, components = resources[job], found.get(job, {})
+        if job == rater:
+            kwargs = {"config": config, "annotator": annotator, "job": job, "folder": folder / job}
+            specs.append(
+                RoleSpec(job, build_rater, kwargs, threads=role.threads, nice=_RATER_NICE, concurrency=8, lasting=True, trace=False)
+            )
             continue
-        role = resources[job]
         judged = job == reward_sources.JUDGES
         kwargs = {"config": config, "store": runtime.store, "buffer": buffer, "annotator": annotator, "job": job, "components": components}
         specs.append(
@@ -196,6 +221,20 @@ def build_judge_worker(
         fetch_s=config.deadlines.call_s,
         paired=[name for name, c in components.items() if templates.load(c.judge).kind is QuestionKind.PAIR],
     )
+
+
+def build_rater(config: Config, annotator: Annotator | None, job: str, folder: Path) -> Any:
+    import torch
+
+    from rayrl.reward_models.build import build_fitter
+    from rayrl.reward_models.rater import MessageRater
+
+    settings = config.reward_models[job.removeprefix(reward_sources.MODEL_PREFIX)]
+    torch.set_num_threads(settings.cpu_threads)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fitter = build_fitter(settings, config.model, seed=config.run.seed)
+    asked = annotator if settings.online else None
+    return MessageRater(fitter, settings, asked, folder=folder, lockstep=config.run.deterministic)
 
 
 def build_reward_model(

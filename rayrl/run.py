@@ -314,5 +314,7 @@ class Run(AbstractContextManager["Run"]):
             self._roles.buffer.reset()
             self._refill_buffer(saved)
             self._roles.buffer.set_version(self.version)
+        if self.config.agent.env is not None:  # texts are sent once, and those since the commit are lost
+            self._roles.rollout.call("repeat_texts", timeout_s=self.config.deadlines.call_s)
         self._publisher.connect()
         self._recorder.recovered(failure, place, self.step)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 
 from rayrl.config.schema import Config
 
-LABELLED = ("retrieval",)
+LEARNED = ("classification", "ranking")
+"""Intrinsic rewards of a model; its objective has the same name."""
+LABELLED = ("retrieval", *LEARNED)
 """Intrinsic rewards that come from an annotator's labels."""
 
 
@@ -40,10 +42,35 @@ def _intrinsic(config: Config) -> Iterator[str]:
         yield "agent.intrinsic.kind is cosine and agent.intrinsic.goal is empty: write the goal that texts are compared with"
     if intrinsic.kind in LABELLED and config.feedback.judge == "none":
         yield f"agent.intrinsic.kind is {intrinsic.kind} and feedback.judge is none: nobody would label anything; set feedback.judge"
+    if intrinsic.relabel and config.learner.epochs == 1:
+        yield "agent.intrinsic.relabel is true and learner.epochs is 1: there is no further pass to rate for; set it to false"
     if intrinsic.kind == "none" and agent.extrinsic_coef == 0:
         yield "agent.extrinsic_coef is 0 and agent.intrinsic.kind is none: there is nothing to learn from; raise one of them"
     if intrinsic.kind == "none" and agent.separate_values:
         yield "agent.separate_values is true and agent.intrinsic.kind is none: the second value head would predict 0; set it to false"
 
 
-RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_language_settings, _placement, _intrinsic)
+def _rater(config: Config) -> Iterator[str]:
+    """The model behind a learned intrinsic reward."""
+    kind, name, models = config.agent.intrinsic.kind, config.agent.intrinsic.reward_model, config.reward_models
+    key, known = "agent.intrinsic.reward_model", ", ".join(models) or "empty"
+    for other in models.keys() - {name}:
+        yield f"reward_models.{other} is used by nobody: set {key}={other}, or remove it"
+    if kind not in LEARNED:
+        if name is not None:
+            yield f"{key} is {name} and agent.intrinsic.kind is {kind}: nothing would read it; set kind to {' or '.join(LEARNED)}"
+        return
+    if name not in models:
+        yield f"{key} is {name!r}, which is not among reward_models ({known}): agent.intrinsic.kind {kind} needs one that rates messages"
+        return
+    model = models[name]
+    for setting, value, wanted in (("network", model.network, "char_cnn"), ("objective", model.objective, kind)):
+        if value != wanted:
+            yield f"reward_models.{name}.{setting} is {value} and rates an agent's messages for {kind}: set it to {wanted}"
+    if model.objective == "classification" and model.classes != 2:
+        yield f"reward_models.{name}.classes is {model.classes}: a message is good or not; set it to 2"
+    if not model.online and model.path is None:
+        yield f"reward_models.{name}.online is false and its path is null: a model that never learns needs a trained checkpoint"
+
+
+RULES: tuple[Callable[[Config], Iterator[str]], ...] = (_language_settings, _placement, _intrinsic, _rater)

@@ -29,7 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "feedback.pairs.select": ("random", "uncertainty"),
     "agent.credit": ("vtrace", "gae"),
     "agent.network.size": ("oni", "small"),
-    "agent.intrinsic.kind": ("none", "count", "retrieval", "cosine"),
+    "agent.intrinsic.kind": ("none", "count", "retrieval", "classification", "ranking", "cosine"),
     "algorithm.name": tuple(registry.PRESETS),
     "algorithm.advantage": tuple(registry.ADVANTAGES),
     "algorithm.loss": tuple(registry.LOSSES),

@@ -127,7 +127,7 @@ def role_resources(config: Config, cpus: int, gpus: float, *, cores: Sequence[in
 def _reward_sources(config: Config, heavy: Sequence[RoleResources], mode: str) -> list[RoleResources]:
     """The role that asks the judge, and one for each reward model: on the CPU, or with GPUs of its own."""
     found, bundle = [], 1 + max((index for role in heavy for index in role.bundles), default=-1)
-    for job in reward_sources.jobs(config):
+    for job in reward_sources.roles(config):
         if job == reward_sources.JUDGES:
             found.append(RoleResources(job, 1, 0.0, 0.0, threads=1))
         model = config.reward_models.get(job.removeprefix(reward_sources.MODEL_PREFIX))

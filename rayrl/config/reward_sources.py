@@ -1,7 +1,8 @@
 """Where each reward component's scores come from, and which scoring jobs of the buffer that makes. Pure.
 
 A component has one source: a verifier, the judge of ``feedback``, or a reward model. All verifier components are one job, all judged
-ones another, and each reward model is a job of its own: a group is ready when every job has answered.
+ones another, and each reward model is a job of its own: a group is ready when every job has answered. An environment agent has no
+components; a reward model may rate its messages.
 """
 
 from __future__ import annotations
@@ -32,6 +33,18 @@ def jobs(config: Config) -> dict[str, dict[str, RewardComponent]]:
         if component.reward_model is not None:
             result.setdefault(MODEL_PREFIX + component.reward_model, {})[name] = component
     return {job: found for job, found in result.items() if found}
+
+
+def rater(config: Config) -> str | None:
+    """The role that rates an agent's messages, named like a reward model's job. It is no job of the buffer: fragments bring rewards."""
+    model = config.agent.intrinsic.reward_model
+    return MODEL_PREFIX + model if config.agent.env is not None and model is not None else None
+
+
+def roles(config: Config) -> list[str]:
+    """Names of all jobs that are roles of their own, verifiers left out."""
+    rating = rater(config)
+    return [*(job for job in jobs(config) if job != VERIFIERS), *([rating] if rating else [])]
 
 
 def job_of(config: Config, component: str) -> str:

@@ -291,15 +291,22 @@ class AgentNetworkConfig:
 @dataclass
 class IntrinsicConfig:
     kind: str = "none"
-    """Where r̂ comes from: none, count (1 for every text), retrieval (labels of the annotator), or cosine (similarity to `goal`)."""
+    """Where r̂ comes from: none, count (1 for every text), retrieval (labels of the annotator), classification or ranking (a model that
+    learns from the annotator's labels while the agent plays), or cosine (similarity to `goal`)."""
     coef: float = 1.0
     """b: weight of r̂·N^-β in the reward."""
     count_exponent: float = 3.0
     """β: how fast a text loses its worth within an episode (N sightings, the present one included)."""
     threshold: float | None = None
-    """Cosine: similarity below which r̂ is 0; null is 0."""
+    """Classification: probability above which r̂ is 1 (null is 0.5). Ranking: standardised score at or below which r̂ is 0 (null is -0.5).
+    Cosine: similarity below which r̂ is 0 (null is 0)."""
     goal: str = ""
     """Text that the cosine baseline compares with."""
+    reward_model: str | None = None
+    """Classification and ranking: which of reward_models rates the texts."""
+    relabel: bool = False
+    """Rate a batch again before each further pass over it (learner.epochs), by what was learned meanwhile. Whatever waits for its first
+    pass is always rated by the newest labels."""
 
 
 @dataclass

@@ -20,14 +20,14 @@ def message_hash(message: bytes) -> int:
 class NewTexts:
     """Remembers which messages were seen, and collects those that were not until someone takes them.
 
-    The memory holds ``limit`` to twice ``limit`` hashes: the older half is forgotten at a time, so that a run of any length stays
+    The memory holds ``limit`` to twice ``limit`` messages: the older half is forgotten at a time, so that a run of any length stays
     bounded. A forgotten message that appears again is collected again.
     """
 
     def __init__(self, limit: int = 500_000) -> None:
         self._limit = limit
-        self._young: set[int] = set()
-        self._old: set[int] = set()
+        self._young: dict[int, bytes] = {}
+        self._old: dict[int, bytes] = {}
         self._texts: dict[int, bytes] = {}
 
     def see(self, key: int, message: bytes) -> None:
@@ -35,14 +35,18 @@ class NewTexts:
             return
         if key not in self._old and key != NO_MESSAGE:
             self._texts[key] = message
-        self._young.add(key)
+        self._young[key] = message
         if len(self._young) > self._limit:
-            self._young, self._old = set(), self._young
+            self._young, self._old = {}, self._young
 
     def take(self) -> dict[int, bytes]:
         """Texts collected since the last call, by hash."""
         taken, self._texts = self._texts, {}
         return taken
+
+    def repeat(self) -> None:
+        """Everything remembered counts as not taken: who took it has lost it."""
+        self._texts = {key: text for key, text in (self._old | self._young).items() if key != NO_MESSAGE}
 
 
 def tally(hashes: NDArray[np.uint64], counts: IntArray) -> tuple[NDArray[np.uint64], IntArray, IntArray]:

@@ -84,6 +84,10 @@ class VectorSampler:
         """Messages seen for the first time since the last call, by hash: each distinct text is given once."""
         return self._texts.take()
 
+    def repeat_texts(self) -> None:
+        """`take_texts` gives everything again."""
+        self._texts.repeat()
+
     def close(self) -> None:
         for env in self._envs:
             env.close()

@@ -84,6 +84,10 @@ class AgentTrainer:
         several = len(minibatches) * learner.epochs > 1
         before = [self._values(part) if several else None for part in minibatches]
         for epoch in range(learner.epochs):
+            if epoch and self._agent.intrinsic.relabel:
+                self._intrinsic.refresh({})
+                rewards = assign_rewards(fragments, self._agent, self._intrinsic)
+                minibatches = self._stacks(fragments, rewards, batch.step)  # the same parts, rewarded anew
             order = np.random.default_rng([self._config.run.seed, batch.step, epoch]).permutation(len(minibatches))
             for k in order.tolist():
                 self._update(minibatches[k], before[k], tally)

@@ -7,7 +7,7 @@ a newer one: at each batch border it takes what has arrived and asks for the nex
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,28 +93,45 @@ class Cosine(Nothing):
         self._ratings = {int(key): rating for key, rating in state.get("ratings", {}).items()}
 
 
+T = TypeVar("T")
+
+
+class Newest(Generic[T]):
+    """Takes the newest version of something that another role makes, and never waits for it: one request is under way at a time."""
+
+    def __init__(self, ask: Callable[[int], Later], wait_s: float = 0.0) -> None:
+        """``ask(newer_than)`` requests a value with a ``version``, or None; ``wait_s`` 0 never waits for it, else at most so long."""
+        self._ask, self._wait_s = ask, wait_s
+        self._asked: Later | None = None
+        self.lost = 0
+        """Requests that failed because the other role died; its replacement is asked at the next border."""
+
+    def take(self, version: int) -> T | None:
+        """What arrived and is newer than ``version``."""
+        if self._asked is None:
+            self._asked = self._ask(version)
+        if not self._asked.wait(self._wait_s):
+            return None
+        pending, self._asked = self._asked, None
+        try:
+            return pending.result(0.0)
+        except Exception:  # what is at hand goes on being used
+            self.lost += 1
+            return None
+
+
 class Retrieval(Nothing):
     """The annotator's label of exactly this message; 0 while there is none."""
 
     def __init__(self, ask: Callable[[int], Later], wait_s: float = 0.0) -> None:
-        """``ask(newer_than)`` requests a `LabelSnapshot` (or None); ``wait_s`` 0 never waits for it, else at most so long."""
+        """See `Newest`; the answers are `LabelSnapshot`."""
         super().__init__()
-        self._ask, self._wait_s = ask, wait_s
-        self._asked: Later | None = None
-        self._labels = LabelSnapshot(-1, np.empty(0, np.uint64), np.empty(0, np.float32))
+        self._newest: Newest[LabelSnapshot] = Newest(ask, wait_s)
+        self._labels = self._before = LabelSnapshot(-1, np.empty(0, np.uint64), np.empty(0, np.float32))
         self._seen = self._labelled = self._changed = 0.0
 
     def refresh(self, texts: Mapping[int, bytes]) -> None:
-        if self._asked is None:
-            self._asked = self._ask(self._labels.version)
-        if not self._asked.wait(self._wait_s):
-            return
-        pending, self._asked = self._asked, None
-        try:
-            newer = pending.result(0.0)
-        except Exception:  # the annotator died; its replacement is asked at the next border, and labels at hand go on being used
-            self._lost += 1
-            return
+        newer = self._newest.take(self._labels.version)
         if newer is not None:
             self._before, self._labels = self._labels, newer
 
@@ -130,7 +147,7 @@ class Retrieval(Nothing):
             "intrinsic/labels_count": float(len(self._labels.keys)),
             "intrinsic/labelled_share": self._labelled / seen,
             "intrinsic/changed_share": self._changed / seen,
-            "intrinsic/lost_count": float(self._lost),
+            "intrinsic/lost_count": float(self._newest.lost),
         }
         self._seen = self._labelled = self._changed = 0.0
         return found
@@ -142,12 +159,9 @@ class Retrieval(Nothing):
         self._changed += float(frames[np.nan_to_num(before) != np.nan_to_num(labels)].sum())
         self._before = self._labels
 
-    _lost = 0
-    _before = LabelSnapshot(-1, np.empty(0, np.uint64), np.empty(0, np.float32))
 
-
-def build_intrinsic(config: IntrinsicConfig, ask_labels: Callable[[int], Later] | None, wait_s: float = 0.0) -> Intrinsic:
-    """``ask_labels``: see `Retrieval`; needed where labels are."""
+def build_intrinsic(config: IntrinsicConfig, ask: Callable[[int], Later] | None, wait_s: float = 0.0, heads: int = 1) -> Intrinsic:
+    """``ask``: requests newer labels (retrieval) or a newer model with so many ``heads`` (classification, ranking); see `Newest`."""
     match config.kind:
         case "none":
             return Nothing()
@@ -156,6 +170,12 @@ def build_intrinsic(config: IntrinsicConfig, ask_labels: Callable[[int], Later] 
         case "cosine":
             return Cosine(config.goal, config.threshold or 0.0)
         case "retrieval":
-            assert ask_labels is not None
-            return Retrieval(ask_labels, wait_s)
+            assert ask is not None
+            return Retrieval(ask, wait_s)
+        case "classification" | "ranking":
+            from rayrl.learner.rated import Classified, Ranked
+
+            assert ask is not None
+            threshold = {} if config.threshold is None else {"threshold": config.threshold}
+            return (Classified if config.kind == "classification" else Ranked)(ask, wait_s, heads, **threshold)
     raise ValueError(f"agent.intrinsic.kind {config.kind!r}")

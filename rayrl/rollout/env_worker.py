@@ -131,6 +131,10 @@ class EnvWorker:
         own = int(np.random.SeedSequence([seed, self._index]).generate_state(1)[0])
         self._commands.call("reseed", lambda: self._engine.reseed(own), self._call_s)
 
+    def repeat_texts(self) -> None:
+        """The next fragment brings the texts of all messages seen so far: the learner that had them is gone."""
+        self._commands.call("repeating texts", lambda: self._fragments.repeat_texts() if self._fragments else None, self._call_s)
+
     def stats(self) -> Mapping[str, float]:
         """Counters since the start: ``tokens`` are frames. See `RolloutStats`."""
         told = self._sightings.stats() if self._sightings else {}

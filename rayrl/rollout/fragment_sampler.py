@@ -98,6 +98,10 @@ class FragmentSampler:
         self.restart()
         return sorted(found, key=lambda e: (e.env, e.episode))
 
+    def repeat_texts(self) -> None:
+        """The next fragment brings the texts of all messages seen so far."""
+        self._sampler.repeat_texts()
+
     def close(self) -> None:
         self._sampler.close()
 

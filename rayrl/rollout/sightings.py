@@ -18,6 +18,10 @@ MAX_KEYS = 100_000
 """Distinct texts kept, told or not; beyond it new ones are dropped and counted."""
 
 
+_ROUNDS = 3
+"""Calls that a waiting worker makes for one fragment: what was shown, the texts that were lacking, their answer."""
+
+
 class Later(Protocol):
     """A call under way."""
 
@@ -29,8 +33,9 @@ class Later(Protocol):
 class Sightings:
     """Owned by the worker's thread. ``sight(texts, sightings, first_sightings)`` starts a call of `protocols.Annotator.sight`."""
 
-    def __init__(self, sight: Callable[[dict[int, bytes], dict[int, int], dict[int, int]], Later]) -> None:
-        self._sight = sight
+    def __init__(self, sight: Callable[[dict[int, bytes], dict[int, int], dict[int, int]], Later], wait_s: float = 0.0) -> None:
+        """``wait_s`` 0 never waits; else each call is waited for so long: what was shown is known before anything is trained on it."""
+        self._sight, self._wait_s = sight, wait_s
         self._under_way: Later | None = None
         self._told: dict[int, bytes] = {}
         self._known: dict[int, bytes] = {}
@@ -54,6 +59,9 @@ class Sightings:
                 self._seen[key] += count
                 self._firsts[key] += first
         self._go_on()
+        for _ in range(_ROUNDS if self._wait_s else 0):
+            if self._under_way is not None and self._under_way.wait(self._wait_s):
+                self._go_on()
 
     def stats(self) -> dict[str, float]:
         """Texts that were dropped because there were too many, and calls that failed."""
@@ -69,7 +77,7 @@ class Sightings:
             except Exception:  # the annotator died: what it was told last goes to its replacement with the next call
                 self._lost += 1
                 self._new |= self._told
-        if self._seen:
+        if self._seen or (self._new and self._wait_s):
             texts, seen, firsts = self._new, dict(self._seen), dict(self._firsts)
             self._told, self._new = texts, {}
             self._seen.clear()

@@ -17,8 +17,8 @@ from tests.standin.process import standin
 QUIET = ["telemetry.wandb=off", "telemetry.report=false", "placement.object_store_mib=128"]
 
 
-def train(folder: Path, url: str, *overrides: str) -> list[dict]:
-    driver.train(load("oni_chain", [f"run.dir={folder}", f"feedback.base_url={url}", *QUIET, *overrides]))
+def train(folder: Path, url: str, *overrides: str, recipe: str = "oni_chain") -> list[dict]:
+    driver.train(load(recipe, [f"run.dir={folder}", f"feedback.base_url={url}", *QUIET, *overrides]))
     return [row for row in read_metrics(folder / "metrics.jsonl") if "learner/loss" in row]
 
 
@@ -29,6 +29,19 @@ def test_a_judges_labels_become_intrinsic_reward_while_the_agent_plays(tmp_path)
     assert last["feedback/labelled_count"] > 0 and last["feedback/failed_count"] == 0
     assert last["intrinsic/version"] > 0 and max(row["intrinsic/labelled_share"] for row in rows) > 0.1
     assert max(row["reward/intrinsic_part"] for row in rows) > 0 and all(row["intrinsic/lost_count"] == 0 for row in rows)
+
+
+def test_a_model_of_the_labels_rates_every_message_and_comes_back_with_the_run(tmp_path):
+    small = ["agent.eval_episodes=8", "agent.envs_per_worker=8", "reward_models.messages.updates_per_arrival=4"]
+    with standin() as judge:
+        rows = train(tmp_path / "run", judge.url, "run.steps=40", *small, recipe="oni_chain_classification")
+        driver.resume(tmp_path / "run", ["run.steps=44"])
+    last = rows[-1]
+    assert last["intrinsic/version"] > 0 and last["intrinsic/labelled_share"] > 0.9 and last["reward_model/messages/labels"] > 16
+    after = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "learner/loss" in row][40:]
+    assert [row["step"] for row in after] == [41, 42, 43, 44]
+    assert after[-1]["reward_model/messages/updates"] >= last["reward_model/messages/updates"]
+    assert after[-1]["intrinsic/version"] >= last["intrinsic/version"] and after[-1]["intrinsic/labelled_share"] > 0.9
 
 
 @pytest.mark.slow
