@@ -94,8 +94,12 @@ class Fitter:
         self.version += 1
         self._report["fit_loss"] = float(np.mean(losses))
         if not self.owed:
-            self._report |= {f"held_out_{name}": value for name, value in self.evaluate(self.examples.validation).items()}
+            self.measure()
         return True
+
+    def measure(self) -> None:
+        """Quality on the held-out examples, into `metrics`; `fit` does it when nothing is owed any more."""
+        self._report |= {f"held_out_{name}": value for name, value in self.evaluate(self.examples.validation).items()}
 
     def fit_epochs(self, epochs: int, report: Callable[[int, int, float], None] = lambda step, steps, loss: None) -> None:
         """Passes over all training examples, in a new order each, with a learning rate that falls linearly to 0: for data that is

@@ -158,9 +158,11 @@ class MessageRater:
         self._published, self._published_at = RatingModel(version, weights), now
 
     def _save_if_due(self) -> None:
-        """After a fit that is complete, but not all the time; the first one at once."""
-        news = not self._fitter.owed and self._fitter.version > self._saved_version
+        """Now and then; the first version at once."""
+        news = self._fitter.version > self._saved_version
         if self._folder is not None and news and time.monotonic() - self._saved_at > _SAVE_EVERY_S:
+            with self._lock:
+                self._fitter.measure()
             self.save(self._folder)
             self._saved_at, self._saved_version = time.monotonic(), self._fitter.version
 
