@@ -17,7 +17,7 @@ def build_buffer(config: Config, store: Store) -> Any:
     from rayrl.rollout.env_worker import EXTRINSIC
 
     return BufferService(
-        config.buffer, weights={EXTRINSIC: 1.0}, aggregate=weighted_sum, jobs=(), num_workers=config.agent.workers, adopt=store.adopt
+        config.buffer, weights={EXTRINSIC: 1.0}, aggregate=weighted_sum, jobs=(), num_workers=config.agent.workers, store=store
     )
 
 

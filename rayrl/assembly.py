@@ -184,7 +184,7 @@ def build_buffer(config: Config, store: Store) -> Any:
         fallback_value=config.rewards.fallback_value,
         jobs=tuple(reward_sources.jobs(config)),
         num_workers=config.rollout.num_engines,
-        adopt=store.adopt,
+        store=store,
         outcomes=OutcomeLog(max_groups=config.buffer.max_groups, max_dropped=DROPPED_KEPT) if config.telemetry.rollouts else None,
     )
 

@@ -23,31 +23,51 @@ from rayrl.telemetry.files import storage_errors
 STATE, MANIFEST, LEARNER = "state.json", "manifest.json", "learner"
 
 
-def commit(folder: RunFolder, step: int, state: Mapping[str, Any], save_learner: Callable[[Path], None], *, keep: int) -> Path:
-    """Writes one commit and removes all but the newest ``keep``. Nothing of an older commit is touched before the new one stands.
+class Draft:
+    """A commit that is being written: a folder beside its place, which `finish` checks and renames into it."""
 
-    Raises `StorageError` when the disk is full or not writable; the older commits are intact then.
-    """
-    place = folder.checkpoints / f"step-{step:06d}"
-    work = place.with_suffix(".part")
-    shutil.rmtree(work, ignore_errors=True)
-    try:
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        """Raises `StorageError` when the disk is full or not writable."""
+        self._folder, self.step = folder, step
+        self._place = folder.checkpoints / f"step-{step:06d}"
+        self.path = self._place.with_suffix(".part")
+        """Where the parts are written: the learner's into `LEARNER`, others beside it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with storage_errors(self._place):
+            (self.path / LEARNER).mkdir(parents=True)
+
+    def finish(self, state: Mapping[str, Any], *, keep: int) -> Path:
+        """Everything stands under its final name and on disk when this returns; all but the newest ``keep`` commits are removed then.
+
+        Raises `StorageError` when the disk is full or not writable; the older commits are intact then.
+        """
+        work, place = self.path, self._place
         with storage_errors(place):
-            (work / LEARNER).mkdir(parents=True)
-            save_learner(work / LEARNER)
             (work / STATE).write_text(json.dumps(state), encoding="utf-8")
             files = {str(p.relative_to(work)): _fingerprint(p) for p in sorted(work.rglob("*")) if p.is_file()}
             (work / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
-            for path in [p for p in work.rglob("*") if p.is_file()] + [work]:
+            for path in [*work.rglob("*"), work]:
                 _flush(path)
             shutil.rmtree(place, ignore_errors=True)
             os.replace(work, place)
-            _flush(folder.checkpoints)
+            _flush(self._folder.checkpoints)
+        for old in commits(self._folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return place
+
+    def discard(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def commit(folder: RunFolder, step: int, state: Mapping[str, Any], save_learner: Callable[[Path], None], *, keep: int) -> Path:
+    """A whole commit at once, see `Draft`."""
+    draft = Draft(folder, step)
+    try:
+        with storage_errors(draft.path):
+            save_learner(draft.path / LEARNER)
+        return draft.finish(state, keep=keep)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-    for old in commits(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return place
+        draft.discard()
 
 
 def commits(folder: RunFolder) -> list[Path]:

@@ -94,7 +94,7 @@ class Collector:
         if room <= 0 or (self._synchronous and _under_way(outstanding)):
             return
         if self._synchronous:
-            seed, limit = _seed(self._config.run.seed, self._work.position), self._config.deadlines.call_s
+            seed, limit = seed_of(self._config.run.seed, self._work.position), self._config.deadlines.call_s
             self._roles.rollout.call("reseed", seed, timeout_s=limit)
         again = self._roles.buffer.unpark(room) if outstanding["parked"] else 0
         self._roles.buffer.admit(self._work.take(room - again))
@@ -134,6 +134,6 @@ def _under_way(outstanding: Mapping[str, int]) -> int:
     return outstanding["queued"] + outstanding["in_flight"] + outstanding["unscored"]
 
 
-def _seed(seed: int, position: int) -> int:
+def seed_of(seed: int, position: int) -> int:
     """Seed of the engines' generators for the prompts from ``position`` on: a function of the run's seed alone, also after a resume."""
     return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])

@@ -33,7 +33,7 @@ _CALLS = {
     **dict.fromkeys(("rollout", "score"), "generate_s"),
     **dict.fromkeys(("step", "export_weights", "token_records", "logprobs", "leave_transfer"), "learn_s"),
     **dict.fromkeys(("update_weights", "join_transfer", "open_transfer", "sleep", "wake"), "sync_s"),
-    **dict.fromkeys(("save", "load", "save_pretrained"), "save_s"),
+    **dict.fromkeys(("save", "begin_save", "write_held", "load", "save_pretrained"), "save_s"),
     **dict.fromkeys(("run", "stop"), "drain_s"),
 }
 """Which limit a call on a role is given."""

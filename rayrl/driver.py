@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rayrl.config.loading import Loaded, reload
-from rayrl.errors import Interrupted, RanksLost, TargetNotReached
+from rayrl.errors import Interrupted, Preempted, RanksLost, TargetNotReached
 from rayrl.run import Run
 
 
@@ -24,7 +24,7 @@ def loop(run: Run) -> None:
     while working:
         ahead = run.collect_beside(working)  # asynchronous: the next batch is gathered while the learner works …
         run.finish(working)
-        following = run.learn(ahead) if ahead else None  # … and handed over before anything else, so that it never waits
+        following = run.learn(ahead)  # … and handed over before anything else, so that it never waits
         run.publish(working.weights)
         run.confirm(working)
         run.evaluate_if_due()
@@ -37,7 +37,7 @@ def train(loaded: Loaded) -> Path:
 
     Raises:
         RayrlError: whatever went wrong, the first failure first; also in ``crash.json``.
-        Interrupted: Ctrl-C or SIGTERM; the run is saved and `resume` continues it.
+        Interrupted: Ctrl-C or, as `Preempted`, SIGTERM; the run is saved and `resume` continues it.
         TargetNotReached: the run ended early for another reason.
     """
     return _drive(Run.start(loaded))
@@ -62,11 +62,11 @@ def _drive(run: Run) -> Path:
         run.commit()
         if not run.interrupted:
             run.evaluate()
-        run.export_policy()
+        if not run.preempted:  # whoever wants the machine back will not wait for it
+            run.export_policy()
     if run.interrupted:
-        raise Interrupted(
-            f"stopped after step {run.step} of {run.target}; everything is saved", f"go on with: rayrl resume {run.folder.path}"
-        )
+        stopped = Preempted if run.preempted else Interrupted
+        raise stopped(f"stopped after step {run.step} of {run.target}; everything is saved", f"go on with: rayrl resume {run.folder.path}")
     if run.step < run.target and not run.spent:
         raise TargetNotReached(f"the run ended at step {run.step} of {run.target}", f"go on with: rayrl resume {run.folder.path}")
     return run.folder.path

@@ -106,6 +106,12 @@ class Diverged(RayrlError):
 
 
 class Interrupted(RayrlError):
-    """Ctrl-C or SIGTERM: the run drained, saved and stopped."""
+    """Ctrl-C: the run finished its step, saved and stopped."""
 
     exit_code = 130
+
+
+class Preempted(Interrupted):
+    """SIGTERM: somebody wants the machine back. The run saved and stopped; the exit code says that it can be resumed."""
+
+    exit_code = 143

@@ -7,7 +7,8 @@ dies it is started again from that file, and whoever calls it through `Feedback.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from rayrl.config.placement import RoleResources
 from rayrl.config.schema import Config, ModelConfig, RolloutConfig
 from rayrl.errors import DeadlineExceeded, RoleFailed
 from rayrl.feedback import preflight
-from rayrl.runtime.contract import Handle, RoleSpec, Runtime
+from rayrl.feedback.database import is_whole
+from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool
 
 ANNOTATOR = "annotator"
@@ -74,12 +76,10 @@ class Feedback:
         except (RoleFailed, DeadlineExceeded) as e:
             return e.message
 
-    def flush(self) -> None:
-        """Everything told so far is on disk; an annotator that is away at the moment has its own file."""
-        try:
-            self.annotator.submit("flush").result(self._call_s)
-        except (RoleFailed, DeadlineExceeded):
-            return
+    def save(self, path: Path) -> list[Pending]:
+        """The label store begins to write a copy of itself: every question, what waits and what is answered."""
+        self._annotators.wait_for_one()
+        return self._annotators.submit("save", path)
 
     def _pools(self) -> list[Pool]:
         return [*([self._judges] if self._judges else []), self._annotators]
@@ -128,6 +128,17 @@ def start_feedback(config: Config, runtime: Runtime, resources: Mapping[str, Rol
     )
     annotator = Pool(runtime, [spec], runtime.start([spec], start_s), start_s=start_s, restarts=_RESTARTS)
     return Feedback(annotator, judges, config.deadlines.call_s)
+
+
+def recover_labels(file: Path, saved: Path, say: Callable[[str], None]) -> None:
+    """Before a run goes on: its label file is a journal that is ahead of every commit; where it is lost or broken, the commit's copy is
+    taken, and what was answered since is asked again."""
+    if not saved.is_file() or is_whole(file):
+        return
+    say(f"{file.name} is {'broken' if file.exists() else 'gone'}: going on with the labels of {saved.parent.name}")
+    for old in (file, file.with_name(file.name + "-wal"), file.with_name(file.name + "-shm")):
+        old.unlink(missing_ok=True)
+    shutil.copyfile(saved, file)
 
 
 def build_annotator(config: Config, file: Path, judges: list[Any]) -> Any:

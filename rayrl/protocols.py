@@ -203,8 +203,12 @@ class Learner(Protocol):
     def export_weights(self, version: int, canary_token_ids: IntArray | None) -> WeightUpdate | None:
         """Rank 0 puts the policy's weights into the store and returns the update; other ranks take part and return None."""
 
-    def save(self, folder: Path) -> None:
-        """Writes everything that is needed to continue bit for bit (model, optimiser, schedule, random states)."""
+    def begin_save(self, folder: Path) -> None:
+        """Starts to write everything that is needed to continue bit for bit (model, optimiser, schedule, random states), as it is now;
+        returns at once."""
+
+    def saved(self) -> Mapping[str, Any]:
+        """How far the newest save is: ``done``, ``error``, ``paused_s``, ``write_s``, ``bytes``. Any thread may ask."""
 
     def load(self, folder: Path) -> None: ...
 

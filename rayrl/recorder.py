@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rayrl.assembly import load_view
+from rayrl.committing import Done
 from rayrl.config.loading import Loaded
 from rayrl.errors import RoleFailed
 from rayrl.publishing import Published
@@ -80,6 +81,7 @@ class Recorder:
         self._sums: dict[str, float] = {}
         self._problem = ""
         self._archived: dict[str, float] = {}
+        self._saving: dict[str, float] = {}
         self._archiving: list[Any] = []
         self._clock = time.monotonic()
         self._console.header(loaded.config.run.name, self._view.facts(loaded))
@@ -112,6 +114,7 @@ class Recorder:
             | self._view.batch(working.batch)
             | activity
             | self._archived
+            | self._saving
             | _sync_metrics(published)
             | {
                 "step/total_s": seconds,
@@ -158,10 +161,15 @@ class Recorder:
         self._console.say(f"{failure.message}: on from {place}, after step {step}")
         self._clock = time.monotonic()
 
-    def saved(self, place: Path) -> None:
-        self._event("saved", str(place))
-        self._console.say(f"saved {place}")
-        self._clock = time.monotonic()
+    def saved(self, done: Done) -> None:
+        """A commit ended, well or not: a run goes on without one, as long as it can."""
+        self._saving = done.metrics
+        if done.place is not None:
+            self._event("saved", str(done.place))
+            self._console.say(f"saved {done.place}")
+        else:
+            self._event("not_saved", f"step {done.step}: {done.problem}")
+            self._console.say(f"step {done.step} could not be saved, the commits before it are good: {done.problem}")
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on with the same curves; JSON-able."""

@@ -18,7 +18,7 @@ from rayrl.config.schema import Config
 from rayrl.errors import ConfigError
 from rayrl.feedback import templates
 from rayrl.protocols import Annotator, ReplayBuffer, Store
-from rayrl.runtime.contract import Handle, RoleSpec, Runtime
+from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, gather
 
 _NICE, _RATER_NICE = 5, 15
@@ -133,12 +133,14 @@ class RewardSources:
             for name, value in model.items()
         }
 
-    def save(self, place: Path, timeout_s: float) -> None:
-        """Every reward model into a commit."""
+    def save(self, place: Path) -> list[Pending]:
+        """Every reward model begins to write itself into a commit, as it is now."""
+        under_way: list[Pending] = []
         for job, pool in self._models().items():
             (place / MODELS).mkdir(parents=True, exist_ok=True)
             pool.wait_for_one()
-            pool.call("save", place / MODELS / job, timeout_s=timeout_s)
+            under_way += pool.submit("save", place / MODELS / job)
+        return under_way
 
     def load(self, place: Path, timeout_s: float) -> None:
         """Raises `CheckpointError` where the commit has none."""

@@ -11,20 +11,22 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rayrl import assembly, checkpoint
+from rayrl import assembly, checkpoint, committing
 from rayrl.buffer.snapshot import pending_ordinals
-from rayrl.collecting import Collected, Collector
+from rayrl.collecting import Collected, Collector, seed_of
+from rayrl.committing import Committer, Done
 from rayrl.config import loading
 from rayrl.config.loading import Loaded
 from rayrl.config.reward_sources import main_component
 from rayrl.deadlines import Watchdog
-from rayrl.errors import RanksLost, RoleFailed
+from rayrl.errors import RanksLost, RayrlError, RoleFailed, StorageError
+from rayrl.feedback_roles import recover_labels
 from rayrl.publishing import Publisher
 from rayrl.recorder import Recorder, traced
 from rayrl.run_folder import RunFolder
@@ -62,13 +64,17 @@ class Run(AbstractContextManager["Run"]):
         self.version = saved["version"] if saved else 0
         self.tokens = saved["tokens"] if saved else 0
         """Sampled by all engines."""
-        self.interrupted = False
+        self.interrupted = self.preempted = False
         self._saved, self._place = saved, place
         self._saved_at = self.step if saved else -1
+        self._reserved_at = self.step
+        """The step of the newest commit that was begun."""
         self._evaluated_at = saved["evaluated_at"] if saved else -1
         self._recoveries = 0
         """Since the last step that counted."""
-        self._runtime, self._roles = None, None
+        self._mark: dict[str, Any] | None = None
+        """Synchronous runs: the ledger before the prompts of the step under way were admitted."""
+        self._runtime, self._roles, self._committer = None, None, None
         self._handlers: dict[int, Any] = {}
         self._recorder = Recorder(loaded, folder, saved)
         self._watchdog = Watchdog(self._recorder.stuck)
@@ -81,8 +87,10 @@ class Run(AbstractContextManager["Run"]):
 
     @classmethod
     def resume(cls, run_dir: Path, loaded: Loaded) -> Run:
+        """From the newest good commit; one that was killed before its first commit begins anew."""
         folder = RunFolder.create(run_dir, fresh=False)
-        return cls(loaded, folder, checkpoint.latest(folder))
+        begins = loaded.config.checkpoint.every and not checkpoint.commits(folder)
+        return cls(loaded, folder, None if begins else checkpoint.latest(folder))
 
     # ---- begin and end ------------------------------------------------------------------------------------------------
 
@@ -101,15 +109,21 @@ class Run(AbstractContextManager["Run"]):
         say("starting Ray")
         self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
+        if self._place:
+            recover_labels(self.folder.feedback, self._place / committing.LABELS, say)
         places = (self.folder.rollouts if config.telemetry.rollouts else None, self.folder.feedback, self.folder.reward_models)
         self._roles = assembly.start_roles(config, self._runtime, resources, self._mode, *places, resuming=bool(self._saved))
         self._publisher = Publisher(config, self._roles, self._mode, canary)
         self._collector = Collector(config, self._roles, self._work)
+        self._committer = Committer(self.folder, self._roles, keep=config.checkpoint.keep, save_s=config.deadlines.save_s)
         if self._saved:
             self._restore(self._saved)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         self._roles.run()
+        if self._saved and self.asynchronous:  # else every round of prompts does it
+            seed = seed_of(config.run.seed, self._work.position)
+            self._roles.rollout.call("reseed", seed, timeout_s=config.deadlines.call_s)
         self._publisher.connect()
         self._recorder.begin(self._roles)
 
@@ -122,6 +136,7 @@ class Run(AbstractContextManager["Run"]):
                 self._roles.buffer.drain()
                 self._roles.stop(self.config.deadlines.drain_s)
             elif isinstance(error, Exception):
+                self._let_commit_end()
                 self.folder.write_crash(error, self.step)
         finally:
             if self._runtime is not None:
@@ -129,11 +144,20 @@ class Run(AbstractContextManager["Run"]):
             self._watchdog.close()
             self._recorder.close(error, reached=self.step >= self.target or self.spent)
 
+    def _let_commit_end(self) -> None:
+        """The run has failed; what it was saving is still worth having."""
+        if self._committer is not None:
+            with suppress(RayrlError):
+                self._note(self._committer.settle())
+
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.interrupted:
+        """Ctrl-C twice leaves at once. SIGTERM never does: who wants the machine back may send it often, and ends with SIGKILL."""
+        if self.interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.interrupted = True
-        self._recorder.say(f"{signal.Signals(number).name}: finishing this step and saving; once more to leave at once")
+        told = self.interrupted
+        self.interrupted, self.preempted = True, self.preempted or number == signal.SIGTERM
+        if not told:
+            self._recorder.say(f"{signal.Signals(number).name}: saving; Ctrl-C leaves at once")
 
     # ---- questions the schedule asks ------------------------------------------------------------------------------------
 
@@ -157,24 +181,26 @@ class Run(AbstractContextManager["Run"]):
     # ---- batches ------------------------------------------------------------------------------------------------------------
 
     @traced
-    def collect(self) -> Collected:
-        """Waits for the batch of the next step."""
-        found = self._collector.collect(self.step, self.version, trained=self.step)
-        assert found is not None
-        return found
+    def collect(self) -> Collected | None:
+        """Waits for the batch of the next step; None when somebody asks the run to stop meanwhile."""
+        if not self.asynchronous:
+            self._mark = self._ledger()
+        return self._collector.collect(self.step, self.version, trained=self.step, until=lambda: self.interrupted)
 
     @traced
     def collect_beside(self, working: Working) -> Collected | None:
         """Gathers the batch after ``working`` until the learner is done; None when it was not complete by then, or is not wanted yet."""
         following = self.step + 1
-        if not self.asynchronous or following >= self.target or self.spent or self.interrupted or self._due(following):
+        if not self.asynchronous or following >= self.target or self.spent or self.interrupted or self._examines_after(following):
             return None
         return self._collector.collect(following, self.version + 1, trained=self.step, until=working.step.done)
 
     # ---- learning -----------------------------------------------------------------------------------------------------------
 
-    def learn(self, collected: Collected) -> Working:
+    def learn(self, collected: Collected | None) -> Working | None:
         """Hands a batch to the learner, and asks for the weights that come out of it."""
+        if collected is None:
+            return None
         batch = collected.batch
         if self._mode == "colocated":  # the engines hand their memory to the learner; it comes back with the new weights
             self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
@@ -182,6 +208,9 @@ class Run(AbstractContextManager["Run"]):
         working = Working(batch, step, self.export(batch.version + 1), collected.waited_s)
         if self._roles.archive is not None and self._recorder.keeps(batch.step + 1):
             working.token_records = self._roles.learner.submit("token_records")
+        if self._saves_after(batch.step + 1):
+            self._committer.reserve(batch.step + 1)
+            self._reserved_at = batch.step + 1
         return working
 
     @traced
@@ -195,6 +224,7 @@ class Run(AbstractContextManager["Run"]):
         """The step counts from here: its ordinals are trained, its numbers are written."""
         self._roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
         self.step += 1
+        self._mark = None
         self._recoveries = 0
         self.tokens += self._recorder.step(self.step, working, self._roles, self._published)
 
@@ -212,9 +242,15 @@ class Run(AbstractContextManager["Run"]):
 
     # ---- evaluation and saving --------------------------------------------------------------------------------------------------
 
-    def _due(self, step: int) -> bool:
-        every, saves = self.config.evaluation.every, self.config.checkpoint.every
-        return bool((saves and step % saves == 0) or (self.config.evaluation.enabled and every and step % every == 0))
+    def _examines_after(self, step: int) -> bool:
+        every = self.config.evaluation.every
+        return bool(self.config.evaluation.enabled and every and step % every == 0)
+
+    def _saves_after(self, step: int) -> bool:
+        """Whether a commit is due, and none is still being written: a slow disk puts commits off, not steps."""
+        every = self.config.checkpoint.every
+        due = every and step // every > self._reserved_at // every and step < self.target
+        return bool(due and not self._committer.busy)
 
     def evaluate_if_due(self) -> None:
         every = self.config.evaluation.every
@@ -238,42 +274,50 @@ class Run(AbstractContextManager["Run"]):
         self._evaluated_at = self.step
 
     def commit_if_due(self) -> None:
-        every = self.config.checkpoint.every
-        if every and self.step % every == 0 and self.step < self.target:
-            self.commit()
+        """Looks after the commit under way; begins one where the learner was asked for its state after this step."""
+        self._note(self._committer.finished())
+        if self._committer.reserved_for == self.step:
+            self._committer.begin(self._state())
 
     @traced
     def commit(self) -> None:
-        """Saves everything that is needed to continue; between two steps, so that learner and ledger agree."""
+        """Saves everything that is needed to continue, and waits for it. Raises `StorageError`."""
+        if self._committer.reserved_for == self.step:
+            self._committer.begin(self._state())
+        self._note(self._committer.settle())
         if self._saved_at == self.step:
             return
-        if self._roles.feedback:
-            self._roles.feedback.flush()  # labels need no copy: their file is a journal that a resumed run goes on with
-        state = {
-            "step": self.step,
-            "version": self.version,
-            "tokens": self.tokens,
-            "evaluated_at": self._evaluated_at,
-            "position": self._work.position,
-            "buffer": self._roles.buffer.snapshot(),
-        } | self._recorder.state()
+        self._committer.reserve(self.step)
+        self._committer.begin(self._state())
+        done = self._committer.settle()
+        self._note(done)
+        if done is not None and done.place is None:
+            raise StorageError(f"step {self.step} could not be saved: {done.problem}", f"free space, then: rayrl resume {self.folder.path}")
 
-        def save(path: Path) -> None:
-            self._roles.learner.call("save", path, timeout_s=self.config.deadlines.save_s)
-            self._roles.sources.save(path.parent, self.config.deadlines.save_s)
+    def _note(self, done: Done | None) -> None:
+        if done is not None:
+            self._recorder.saved(done)
+            self._saved_at = done.step if done.place is not None else self._saved_at
 
-        self._recorder.saved(checkpoint.commit(self.folder, self.step, state, save, keep=self.config.checkpoint.keep))
-        self._saved_at = self.step
+    def _state(self) -> dict[str, Any]:
+        """The driver's part of a commit; between two steps, so that learner and ledger agree."""
+        own = {"step": self.step, "version": self.version, "tokens": self.tokens, "evaluated_at": self._evaluated_at}
+        return own | (self._mark or self._ledger()) | self._recorder.state()
+
+    def _ledger(self) -> dict[str, Any]:
+        """Where every prompt is."""
+        return {"position": self._work.position, "buffer": self._roles.buffer.snapshot()}
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         self._roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
         self._roles.sources.load(self._place, self.config.deadlines.save_s)
-        self._refill_buffer(saved)
+        self._refill_buffer(saved, self._place)
 
-    def _refill_buffer(self, saved: Mapping[str, Any]) -> None:
+    def _refill_buffer(self, saved: Mapping[str, Any], place: Path) -> None:
         tasks = self._tasks_of(pending_ordinals(saved["buffer"]))
         self._work.seek(saved["position"])
-        self._roles.buffer.restore(saved["buffer"], tasks)
+        groups = place / committing.GROUPS
+        self._roles.buffer.restore(saved["buffer"], tasks, groups if groups.is_file() else None)
 
     def _tasks_of(self, ordinals: Sequence[int]) -> list[PromptTask]:
         """Tasks that were handed out before; the position is where it was."""
@@ -298,21 +342,23 @@ class Run(AbstractContextManager["Run"]):
         The version counts on: weights of a lost step and those that replace them must never have one number. Raises ``failure``
         when there is nothing to go on from, or when it has come to nothing several times in a row.
         """
-        if not checkpoint.commits(self.folder) or self._recoveries >= _RECOVERIES:
+        if not (checkpoint.commits(self.folder) or self._committer.busy) or self._recoveries >= _RECOVERIES:
             raise failure
         self._recoveries += 1
+        self._note(self._committer.settle())
         place = checkpoint.latest(self.folder, self._recorder.say)
         saved = checkpoint.read_state(place)
         self._roles.learner.restart()
         self._roles.learner.call("load", place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
         self.step, self.version = saved["step"], self.version + 1
+        self._reserved_at, self._mark = self.step, None
         self._collector = Collector(self.config, self._roles, self._work)
         if self.asynchronous:
             lost = self._roles.buffer.trained_since(saved["buffer"])
             self._roles.buffer.rewind(self._tasks_of(lost), self.version)
         else:  # nothing is under way: the same prompts get the same samples again
             self._roles.buffer.reset()
-            self._refill_buffer(saved)
+            self._refill_buffer(saved, place)
             self._roles.buffer.set_version(self.version)
         if self.config.agent.env is not None:  # texts are sent once, and those since the commit are lost
             self._roles.rollout.call("repeat_texts", timeout_s=self.config.deadlines.call_s)

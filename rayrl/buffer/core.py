@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from rayrl.buffer.held import Held
 from rayrl.buffer.ledger import Ledger
 from rayrl.buffer.outcomes import OutcomeLog
 from rayrl.buffer.ready import Priority, ReadySet, reward_spread
@@ -54,6 +55,8 @@ class BufferCore:
         """Bytes of all payloads held: unscored, ready, and at the learner."""
         self._infos: dict[int, GroupInfo] = {}
         self._scored: dict[int, ScoredGroup] = {}
+        self._records: dict[int, Records] = {}
+        """What the rewards of scored groups were made of."""
         self._batches: dict[int, LearnBatch] = {}
         self._at_learner: dict[int, set[int]] = {}
         self.staleness: Counter[int] = Counter()
@@ -192,7 +195,7 @@ class BufferCore:
             self.ledger.from_learner(ordinal)
             self.ready.add(self._scored[ordinal])
 
-    def rewind(self, tasks: Iterable[PromptTask], version: int) -> None:
+    def rewind(self, tasks: Sequence[PromptTask], version: int) -> None:
         """The learner is back where ``tasks`` were not trained yet, as weight version ``version``: a new number, no version returns.
 
         Batches that it held are ready again, what would be too stale by now is generated again, and ``tasks`` wait for `unpark`: they
@@ -206,6 +209,35 @@ class BufferCore:
         for ordinal in too_old:
             self._forget(ordinal)
             self.ledger.requeue(ordinal)
+
+    # ---- commits
+
+    def held(self) -> list[Held]:
+        """Every group that is generated and not finished, by ordinal, whether it is unscored, ready, or at the learner."""
+        jobs = frozenset(self.desk.jobs)
+        return [
+            Held(info, self._records[ordinal], jobs)
+            if ordinal in self._records
+            else Held(info, self.desk.records(ordinal), self.desk.answered(ordinal))
+            for ordinal, info in sorted(self._infos.items())
+        ]
+
+    def take_back(self, group: Held) -> None:
+        """A held group of an earlier life, whose ordinal is queued: as it was. Its leases are free; what is not scored is scored."""
+        info = group.info
+        if not self.ledger.deliver(info.ordinal, ""):
+            raise ValueError(f"ordinal {info.ordinal} is {self.ledger.state(info.ordinal)}: it cannot be taken back")
+        self._infos[info.ordinal] = info
+        self.nbytes += info.nbytes
+        if not group.answered.issuperset(self.desk.jobs):
+            self.desk.add(info, group.records, group.answered)
+            return
+        scored, reason, _ = self.rules.apply(info, group.records)  # its failed scores are counted already
+        self.outcomes.scored(info.ordinal, group.records)
+        if reason is not None:  # other rules than before
+            self._drop(info.ordinal, reason)
+        else:
+            self._take_in(group.records, scored)
 
     # ---- what a person or the driver asks
 
@@ -279,8 +311,11 @@ class BufferCore:
         if reason is not None:
             self._drop(group.info.ordinal, reason)
         else:
-            self._scored[group.info.ordinal] = group
-            self.ready.add(group)
+            self._take_in(records, group)
+
+    def _take_in(self, records: Records, group: ScoredGroup) -> None:
+        self._scored[group.info.ordinal], self._records[group.info.ordinal] = group, records
+        self.ready.add(group)
 
     def _drop(self, ordinal: int, reason: str) -> None:
         self.outcomes.dropped(self._infos[ordinal], reason, self.desk.records(ordinal))
@@ -291,6 +326,7 @@ class BufferCore:
         """Lets go of the payload and of every queue that names the group."""
         self.nbytes -= self._infos.pop(ordinal).nbytes
         self._scored.pop(ordinal, None)
+        self._records.pop(ordinal, None)
         self.ready.discard(ordinal)
         if ordinal in self.desk:
             self.desk.remove(ordinal)

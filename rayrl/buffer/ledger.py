@@ -184,11 +184,15 @@ class Ledger:
         self.dropped_by[reason] += 1
         self._forget(ordinal, entry)
 
-    def reopen(self, tasks: Iterable[PromptTask]) -> None:
+    def reopen(self, tasks: Sequence[PromptTask]) -> None:
         """The weights that these trained ordinals went into are lost. They wait, parked, until `unpark` queues them again."""
         for task in tasks:
             self.trained.remove(task.prompt.ordinal)
-            self._parked[task.prompt.ordinal] = task
+        self.park(tasks)
+
+    def park(self, tasks: Sequence[PromptTask]) -> None:
+        """Unfinished ordinals that wait for `unpark`."""
+        self._parked |= {task.prompt.ordinal: task for task in tasks}
 
     def unpark(self, count: int) -> int:
         """Queues the lowest parked ordinals, at most ``count``; returns how many."""
@@ -224,8 +228,15 @@ class Ledger:
         return self._entries[ordinal].task
 
     def live(self) -> list[int]:
-        """Ordinals without a terminal state, ascending (O(n log n); for snapshots)."""
+        """Ordinals without a terminal state, ascending (O(n log n))."""
         return sorted([*self._entries, *self._parked])
+
+    def by_state(self) -> dict[str, list[int]]:
+        """The same by state, for snapshots; ``parked`` apart from ``queued``."""
+        found: dict[str, list[int]] = {str(state): [] for state in _LIVE} | {"parked": sorted(self._parked)}
+        for ordinal in sorted(self._entries):
+            found[str(self._entries[ordinal].state)].append(ordinal)
+        return found
 
     @property
     def num_live(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,16 +136,22 @@ class ScoringDesk:
         """Waiting ordinals whose oldest weight version is below ``version``, ascending."""
         return sorted(o for v, ordinals in self._at.items() if v < version for o in ordinals)
 
-    def add(self, info: GroupInfo, records: Records) -> None:
-        """``records`` are those that came with the group (an environment's own reward); may hold empty lists."""
-        self._groups[info.ordinal] = _Waiting(info, [list(r) for r in records], set(self.jobs))
+    def add(self, info: GroupInfo, records: Records, answered: Collection[str] = ()) -> None:
+        """``records`` are those that came with the group (an environment's own reward), and those of jobs that ``answered`` in an
+        earlier life of it; may hold empty lists."""
+        pending = set(self.jobs).difference(answered)
+        self._groups[info.ordinal] = _Waiting(info, [list(r) for r in records], pending)
         self._at.setdefault(info.oldest_version, set()).add(info.ordinal)
-        for queue in self._queues.values():
-            queue.push(0, info.ordinal)
+        for job in pending:
+            self._queues[job].push(0, info.ordinal)
 
     def records(self, ordinal: int) -> Records:
         """What the jobs answered so far; empty lists where nothing is known."""
         return self._groups[ordinal].records if ordinal in self._groups else ()
+
+    def answered(self, ordinal: int) -> frozenset[str]:
+        """The jobs that a waiting group waits for no longer."""
+        return frozenset(self.jobs) - self._groups[ordinal].pending
 
     def remove(self, ordinal: int) -> None:
         """Forgets a group and its leases."""

@@ -13,18 +13,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+from rayrl.buffer import held
 from rayrl.buffer import snapshot as snapshots
 from rayrl.buffer.core import BufferCore
 from rayrl.buffer.outcomes import OutcomeLog
 from rayrl.buffer.ready import Priority, reward_spread
 from rayrl.buffer.scoring import Aggregate, GroupFilter, Records, RewardRules
 from rayrl.config.schema import BufferConfig
+from rayrl.protocols import Store
+from rayrl.telemetry.files import storage_errors
 from rayrl.telemetry.process import resident_bytes
 from rayrl.types import GroupInfo, LearnBatch, Outcomes, PromptTask
 
 T = TypeVar("T")
+_CAPTURES = 4
+"""Snapshots whose groups are remembered: one may be on its way to disk while others are taken."""
+_FETCH_S = 60.0
+"""Longest wait for one payload of another node."""
 
 
 class BufferService:
@@ -43,17 +51,19 @@ class BufferService:
         jobs: Sequence[str] = ("verifiers",),
         num_workers: int = 0,
         priority: Priority = reward_spread,
-        adopt: Callable[[Any], Any] = lambda payload: payload,
+        store: Store | None = None,
         outcomes: OutcomeLog | None = None,
     ) -> None:
-        """``adopt``: makes a payload outlive the worker that brought it (`Store.adopt`), called once for each that arrives.
+        """``store``: where payloads that arrive are adopted, so that they outlive whoever brought them; None keeps them as they are.
         ``weights``, ``aggregate``, ``group_filter``, ``on_failure``, ``fallback_value``, ``gaps``: see `RewardRules`.
         ``jobs``, ``num_workers``, ``priority``, ``outcomes``: see `BufferCore`.
         """
         rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter, gaps)
         self._make_core = lambda: BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority, outcomes=outcomes)
         self._core = self._make_core()
-        self._adopt = adopt
+        self._store = store
+        self._captures: dict[int, list[held.Held]] = {}
+        self._captured = 0
         self._changed = threading.Condition()
         self._progress = 0
         self._closed = False
@@ -74,7 +84,8 @@ class BufferService:
     def put_groups(self, worker: str, groups: Sequence[GroupInfo], records: Mapping[int, Records] | None = None) -> list[bool]:
         """False for a group that is refused: another result won or its ordinal is finished; the worker forgets it."""
         # Outside the lock, because the maker takes part; the refused ones too, so that nothing stays stashed with it.
-        groups = [replace(group, payload=self._adopt(group.payload)) for group in groups]
+        if self._store is not None:
+            groups = [replace(group, payload=self._store.adopt(group.payload)) for group in groups]
         with self._changed:
             accepted = self._core.put_groups(worker, groups, records)
             self._note(any(accepted))
@@ -186,14 +197,26 @@ class BufferService:
             return self._progress
 
     def snapshot(self) -> dict[str, Any]:
-        """See `snapshot.take`."""
+        """See `snapshot.take`. The groups held at this moment can be written for a while: ``capture`` names them for `write_held`."""
         with self._changed:
-            return snapshots.take(self._core)
+            self._captured += 1
+            self._captures[self._captured] = self._core.held()
+            self._captures.pop(self._captured - _CAPTURES, None)
+            return snapshots.take(self._core) | {"capture": self._captured}
 
-    def restore(self, snapshot: Mapping[str, Any], tasks: Iterable[PromptTask]) -> None:
-        """See `snapshot.restore`."""
+    def write_held(self, capture: int, path: Path) -> int:
+        """Writes the groups held at that snapshot (see `held`), beside all other calls; returns how many. Raises `StorageError`."""
         with self._changed:
-            snapshots.restore(self._core, snapshot, tasks)
+            groups = self._captures.pop(capture)
+        with storage_errors(path):
+            return held.write(path, groups, self._fetch)
+
+    def restore(self, snapshot: Mapping[str, Any], tasks: Iterable[PromptTask], path: Path | None = None) -> None:
+        """See `snapshot.restore`; ``path`` is what `write_held` wrote with it, None gives up what was held."""
+        keep = self._store.put if self._store is not None else lambda payload: payload
+        groups = list(held.read(path, keep)) if path is not None else []
+        with self._changed:
+            snapshots.restore(self._core, snapshot, tasks, groups)
             self._changed.notify_all()
 
     def trained_since(self, snapshot: Mapping[str, Any]) -> list[int]:
@@ -201,7 +224,7 @@ class BufferService:
         with self._changed:
             return snapshots.trained_since(self._core, snapshot)
 
-    def rewind(self, tasks: Iterable[PromptTask], version: int) -> None:
+    def rewind(self, tasks: Sequence[PromptTask], version: int) -> None:
         """See `BufferCore.rewind`."""
         with self._changed:
             self._core.rewind(tasks, version)
@@ -234,6 +257,9 @@ class BufferService:
             self._changed.notify_all()
 
     # ---- inside
+
+    def _fetch(self, payload: Any) -> Any:
+        return payload if self._store is None else self._store.get(payload, timeout_s=_FETCH_S)
 
     def _note(self, progress: bool) -> None:
         self._progress += progress

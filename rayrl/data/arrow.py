@@ -80,6 +80,11 @@ def encode_records(records: Sequence[Sequence[RewardRecord]]) -> pa.ListArray:
     return pa.array([[_reward_row(r) for r in sample] for sample in records], pa.list_(_REWARD))
 
 
+def decode_records(column: pa.ListArray) -> list[list[RewardRecord]]:
+    """Inverse of `encode_records`."""
+    return [[_reward_record(row) for row in sample] for sample in column.to_pylist()]
+
+
 def decode(batch: pa.RecordBatch) -> list[Trajectory]:
     """Inverse of `encode`. Raises `ValueError` for another schema."""
     if not batch.schema.equals(SCHEMA):

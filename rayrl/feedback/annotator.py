@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rayrl.annotations import Annotation, LabelSnapshot, Question, QuestionKind
 from rayrl.config.schema import FeedbackConfig
@@ -264,6 +265,10 @@ class Annotator:
     def flush(self) -> int:
         self._store.flush(everything=True)
         return self._store.sizes()["version"]
+
+    def save(self, path: Path) -> None:
+        """A copy of the label store for a commit. Raises `StorageError`."""
+        self._store.save(path)
 
     def problem(self) -> str:
         """Why no question can be answered at present, in words; empty when all is well."""

@@ -7,11 +7,12 @@ answer again. ``questions`` holds what is still open, ``attempts`` every answer 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ class Database:
             db.executemany("INSERT INTO attempts (key, error, raw_answers, latency_s, time_s) VALUES (?, ?, ?, ?, ?)", pending.attempts)
             db.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?, ?, ?, ?)", [(str(item), *rest) for item, *rest in texts])
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(meta.items()))
+
+    def copy_to(self, path: Path) -> None:
+        """Everything committed so far, as one file of its own that needs no journal. Writers wait meanwhile; readers do not."""
+        part = path.with_name(path.name + ".part")
+        part.unlink(missing_ok=True)
+        with self._write_lock, self._errors():
+            self._writer.execute("VACUUM INTO ?", (str(part),))
+        os.replace(part, path)
 
     # ---- reading ------------------------------------------------------------------------------------------------------------
 
@@ -203,3 +212,12 @@ def _annotation(row: tuple) -> Annotation:
         tokens=tokens,
         cost_usd=cost,
     )
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a label file can be read from end to end."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
+            return file.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    except sqlite3.Error:
+        return False

@@ -40,8 +40,7 @@ class LabelStore:
         self._database = Database(path)
         meta = self._database.meta()
         counts = Counts(**{name: int(meta.get(name, 0)) for name in vars(Counts())})
-        limit = settings.retry.max_attempts
-        self.ledger = Ledger(settings.max_queued, settings.max_known, settings.priority, limit, counts)
+        self.ledger = Ledger(settings.max_queued, settings.max_known, settings.priority, settings.retry.max_attempts, counts)
         self._texts = SightedTexts(settings.max_known, settings.pairs.select, seed)
         self._labels = Labels()
         self._by_item: dict[int, str] = {}
@@ -49,15 +48,19 @@ class LabelStore:
         """Items that have their label, failed, or cannot be asked about."""
         self._settled: dict[str, int] = {}
         """Id of every question that is final."""
-        self._last_id = self._visible = 0
+        self._flushes = self._last_id = self._visible = 0
         """Newest id, and newest id that is on disk."""
         self.labelled, self.failed = 0, Counter[str]()
         """Failed ones by the kind of error."""
         self._pending = Pending(templates=[template])
-        self._flushes = 0
         self.lost_tokens, self.lost_usd = meta.get("lost_tokens", 0.0), meta.get("lost_usd", 0.0)
         """Charged for questions that were in flight when a process died."""
         self._restore()
+
+    def save(self, path: Path) -> None:
+        """A copy of the whole store on disk. Raises `StorageError`."""
+        self.flush(everything=True)
+        self._database.copy_to(path)
 
     def close(self) -> None:
         self.flush(everything=True)
@@ -347,10 +350,9 @@ class LabelStore:
             self._done_items.add(entry.items[0])
 
     def _count(self, error: str) -> None:
+        self.labelled += not error
         if error:
             self.failed[error.partition(":")[0]] += 1
-        else:
-            self.labelled += 1
 
     def _publish(self, annotation: Annotation) -> None:
         self._visible = annotation.id

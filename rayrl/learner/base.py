@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from rayrl.config.schema import Config
+from rayrl.errors import StorageError
 from rayrl.learner import snapshot
 from rayrl.learner.carriers import StoreCarrier, build_carrier
 from rayrl.learner.ema import Ema
 from rayrl.learner.group import Group
 from rayrl.learner.networks import Networks
+from rayrl.learner.saving import Part, Saver
 from rayrl.learner.trainable import MASTER, Trainable
 from rayrl.protocols import Store
 from rayrl.sync import plan as weight_plan
@@ -46,6 +49,10 @@ class LearnerBase:
         self._policy, self._critic = policy, critic
         self._ema = Ema(policy, config.learner.ema_decay) if config.learner.ema_decay > 0 else None
         self._trainer = networks.trainer(config, store, policy, critic, self._ema, group, device)
+        self._saver = Saver(group.rank, group.size, device, config.deadlines.save_s)
+        for trainable in (policy, critic):
+            if trainable is not None:
+                trainable.before_update = self._saver.hold
         self._busy_s = 0.0
 
     def step(self, batch: LearnBatch, reference: Sequence[Any] | None) -> Mapping[str, float]:
@@ -96,20 +103,35 @@ class LearnerBase:
         manifest, refs = replace(self._exported.manifest, digests=digests), [self._store.put(bucket) for bucket in buckets]
         return replace(self._exported, manifest=manifest, buckets=refs, transport="store")
 
-    def save(self, folder: Path) -> None:
-        """Everything that a bit-exact continuation needs, for any number of ranks; each rank writes its own files."""
+    def begin_save(self, folder: Path) -> None:
+        """Starts to save everything that a bit-exact continuation needs, for any number of ranks; each rank writes its own files.
+
+        Returns at once. The state of this moment is what is saved, whatever is trained meanwhile; ask `saved` whether it is there.
+        """
         folder, rank, size = Path(folder), self._group.rank, self._group.size
-        snapshot.write_part(folder, "policy", rank, size, self._policy.state(), {"rng": torch.get_rng_state()})
+        folder.mkdir(parents=True, exist_ok=True)
+        meta = {"ranks": size, "updates": self._trainer.updates, "methods": json.loads(json.dumps(self._trainer.state))}
+        parts = [Part("policy", self._policy.places(), _kinds(self._policy), self._random_states())]
         if self._critic:
-            snapshot.write_part(folder, "critic", rank, size, self._critic.state())
+            parts.append(Part("critic", self._critic.places(), _kinds(self._critic), {}))
         if self._ema:
-            with self._ema.swapped():
-                snapshot.write_part(folder, "ema", rank, size, ((n, {MASTER: v[MASTER]}) for n, v in self._policy.state()))
-        if rank == 0:
-            snapshot.write_meta(folder, {"ranks": size, "updates": self._trainer.updates, "methods": self._trainer.state})
+            parts.append(Part("ema", self._policy.places(), {MASTER: self._ema.averages()}, {}))
+        self._saver.begin(folder, parts, lambda: snapshot.write_meta(folder, meta) if rank == 0 else None)
+
+    def saved(self) -> dict[str, Any]:
+        """How far the newest save is, see `Saver.state`; any thread may ask."""
+        return self._saver.state()
+
+    def save(self, folder: Path) -> None:
+        """`begin_save`, and waits until it is written. Raises `StorageError`."""
+        self.begin_save(folder)
+        self._saver.settle()
+        if error := self._saver.state()["error"]:
+            raise StorageError(f"cannot write {folder}: {error}", "free space, or move run.dir")
 
     def load(self, folder: Path) -> None:
         """Continues from `save`. Raises `CheckpointError` for a folder that is incomplete or belongs to another model."""
+        self._saver.hold()
         folder, meta = Path(folder), snapshot.read_meta(Path(folder))
         ranks, updates = meta["ranks"], meta["updates"]
         if self._ema:
@@ -119,13 +141,15 @@ class LearnerBase:
         if self._critic:
             self._restore(folder, "critic", self._critic, ranks, updates)
         self._trainer.updates, self._trainer.state = updates, meta.get("methods", {})
-        state = snapshot.read_extra(folder, "policy", self._group.rank, ranks, "rng")
-        if state is not None:
-            torch.set_rng_state(state)
+        for name, set_state in (("rng", torch.set_rng_state), ("cuda_rng", torch.cuda.set_rng_state)):
+            state = snapshot.read_extra(folder, "policy", self._group.rank, ranks, name)
+            if state is not None and (name == "rng" or self._device.type == "cuda"):
+                set_state(state)
 
     def save_pretrained(self, folder: Path) -> None:
         """The policy as its own kind is used elsewhere, written by rank 0; the moving average goes to ``folder/ema``."""
         folder = Path(folder)
+        self._saver.hold()
         self._write_pretrained(folder)
         if self._ema:
             with self._ema.swapped():
@@ -134,6 +158,10 @@ class LearnerBase:
     def stats(self) -> dict[str, float]:
         """Seconds this rank was busy since it started, and its resident memory in bytes."""
         return {"busy_s": self._busy_s, "rss_bytes": float(psutil.Process().memory_info().rss)}
+
+    def _random_states(self) -> dict[str, Tensor]:
+        states = {"rng": torch.get_rng_state()}
+        return states | ({"cuda_rng": torch.cuda.get_rng_state()} if self._device.type == "cuda" else {})
 
     def _restore(self, folder: Path, part: str, trainable: Trainable, ranks: int, updates: int) -> None:
         state = snapshot.read_part(folder, part, ranks)
@@ -147,6 +175,10 @@ class LearnerBase:
                 state[name.removeprefix("model.")] = values[MASTER].to(self._networks.wire_dtype).cpu()
         if self._group.rank == 0:
             self._networks.write(folder, state)
+
+
+def _kinds(trainable: Trainable) -> dict[str, list[Tensor | None]]:
+    return {MASTER: list(trainable.masters()), **trainable.moments()}
 
 
 def _shape(parameter: Tensor) -> torch.Size:

@@ -22,7 +22,7 @@ from rayrl.config.schema import Config
 from rayrl.learner.base import LearnerBase
 from rayrl.learner.loading import compute_dtype
 from rayrl.learner.networks import LanguageNetworks, Networks, set_up_torch
-from rayrl.learner.trainable import MASTER, MOMENTS, adamw, load_moments
+from rayrl.learner.trainable import MASTER, MOMENTS, Place, adamw, load_moments, moments_of
 from rayrl.protocols import Store
 
 # DeepSpeed looks for its accelerator when it is imported, and warns where it finds none.
@@ -121,6 +121,7 @@ class DeepSpeedTrainable:
         self.net = net
         self._params = {name: p for name, p in net.named_parameters() if p.requires_grad}
         self._world_size = world_size
+        self.before_update: Callable[[], None] = lambda: None
         self._optimizer = adamw(list(self._params.values()), config.learner.optim)
         settings = engine_settings(config, sum(p.numel() for p in self._params.values()))
         self._stage: int = settings["zero_optimization"]["stage"]
@@ -139,6 +140,7 @@ class DeepSpeedTrainable:
         self.engine.backward(loss * self._world_size)  # the engine averages over ranks, the trainer wants the sum
 
     def update(self, lr: float) -> float:
+        self.before_update()
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self.engine.step()
@@ -153,6 +155,26 @@ class DeepSpeedTrainable:
         if self._stage == 3:
             return list(self.engine.optimizer.fp32_partitioned_groups_flat)
         return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def places(self) -> list[Place]:
+        rank, found = torch.distributed.get_rank(), []
+        for i, (name, p) in enumerate(self._params.items()):
+            if self._stage == 0:  # every rank has everything
+                if i % self._world_size == rank:
+                    found.append(Place(name, tuple(p.shape), 0, p.numel(), i, 0))
+            elif self._stage == 3:
+                engine = self.engine.optimizer
+                master, offset, size = engine.grad_position[engine.get_param_id(p)]
+                numel = min(size, p.ds_numel - rank * size)  # the last rank's share is padded
+                if numel > 0:
+                    found.append(Place(name, tuple(p.ds_shape), rank * size, numel, master, offset))
+            elif p._hp_mapping is not None:  # a share of it is ours
+                within, at = p._hp_mapping.lp_fragment_address, p._hp_mapping.hp_fragment_address
+                found.append(Place(name, tuple(p.shape), within.start, within.numel, p._hp_mapping.param_group_index, at.start))
+        return found
+
+    def moments(self) -> dict[str, list[Tensor | None]]:
+        return moments_of(self._optimizer, self.masters())
 
     def state(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
         stepped = len(self._optimizer.state) > 0

@@ -22,6 +22,10 @@ class Ema:
         for average, master in zip(self._average, self._trainable.masters(), strict=True):
             average.lerp_(master, 1 - self._decay)
 
+    def averages(self) -> list[torch.Tensor]:
+        """One for each of the masters; changed in place by `update`."""
+        return self._average
+
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """Inside it the master weights are the average: whatever reads or loads them reads or loads the average."""

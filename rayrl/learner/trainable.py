@@ -6,9 +6,9 @@ have a float32 master copy when they compute in another dtype; gradients are acc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,23 @@ MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")
 """Names of the float32 tensors that belong to one parameter."""
 
 
+class Place(NamedTuple):
+    """Where a rank holds elements ``[start, start + numel)`` of a flattened parameter: in its ``masters()[master]``, from ``offset`` on."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    numel: int
+    master: int
+    offset: int
+
+
 class Trainable(Protocol):
     """A network with its optimiser. All ranks get the same calls in the same order."""
 
     net: nn.Module
+    before_update: Callable[[], None]
+    """Called before `update` changes anything."""
 
     def __call__(self, *args: Any) -> Any:
         """Forward pass of ``net``."""
@@ -38,6 +51,12 @@ class Trainable(Protocol):
 
     def masters(self) -> list[Tensor]:
         """The float32 tensors that this rank's optimiser updates, in place."""
+
+    def places(self) -> list[Place]:
+        """What of the masters this rank saves; all ranks together save every element once. No collective call."""
+
+    def moments(self) -> dict[str, list[Tensor | None]]:
+        """By name of `MOMENTS`: one tensor for each of `masters`, None for one that was never updated."""
 
     def state(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
         """Per parameter of ``net`` the whole `MASTER` and, once an update was made, the whole `MOMENTS`; on every rank."""
@@ -59,6 +78,7 @@ class TorchTrainable:
         self._params = {name: p for name, p in net.named_parameters() if p.requires_grad}
         self._masters = {name: p if p.dtype == torch.float32 else _master(p) for name, p in self._params.items()}
         self._clip = optim.grad_clip
+        self.before_update: Callable[[], None] = lambda: None
         self._optimizer = adamw(list(self._masters.values()), optim)
 
     def __call__(self, *args: Any) -> Any:
@@ -68,6 +88,7 @@ class TorchTrainable:
         loss.backward()
 
     def update(self, lr: float) -> float:
+        self.before_update()
         norm = torch.nn.utils.clip_grad_norm_(self._masters.values(), self._clip or float("inf"))
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -81,6 +102,12 @@ class TorchTrainable:
 
     def masters(self) -> list[Tensor]:
         return list(self._masters.values())
+
+    def places(self) -> list[Place]:
+        return [Place(name, tuple(m.shape), 0, m.numel(), i, 0) for i, (name, m) in enumerate(self._masters.items())]
+
+    def moments(self) -> dict[str, list[Tensor | None]]:
+        return moments_of(self._optimizer, self.masters())
 
     def state(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
         for name, master in self._masters.items():
@@ -109,6 +136,11 @@ def load_moments(optimizer: torch.optim.Optimizer, master: Tensor, tensors: Mapp
     state["step"] = torch.tensor(float(updates), device=master.device)
     for key in MOMENTS:
         state[key] = tensors[key].to(device=master.device, dtype=torch.float32).clone()
+
+
+def moments_of(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> dict[str, list[Tensor | None]]:
+    """See `Trainable.moments`."""
+    return {key: [optimizer.state.get(master, {}).get(key) for master in masters] for key in MOMENTS}
 
 
 def _master(parameter: nn.Parameter) -> Tensor:

@@ -23,6 +23,7 @@ from rayrl.config.schema import DeadlinesConfig, PlacementConfig
 from rayrl.errors import PlacementError, RoleFailed
 from rayrl.lock import Lock, lock, without_source
 from rayrl.runtime.contract import RoleSpec
+from rayrl.runtime.daemons import own_session
 from rayrl.runtime.host import HostActor, RayHandle, RayPending, last_lines
 from rayrl.runtime.live import nodes
 from rayrl.runtime.store import RayStore
@@ -59,13 +60,14 @@ class RayRuntime:
         self._own = not ray.is_initialized() and not address
         if not ray.is_initialized():
             local = {"num_cpus": local_cpus, "object_store_memory": placement.object_store_mib * 2**20, "include_dashboard": False}
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level="ERROR",
-                runtime_env={"env_vars": {key: os.environ[key] for key in _FORWARDED if key in os.environ}},
-                **(local if self._own else {}),
-            )
+            with own_session():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    runtime_env={"env_vars": {key: os.environ[key] for key in _FORWARDED if key in os.environ}},
+                    **(local if self._own else {}),
+                )
         self._started: list[RayHandle] = []
         self._id = uuid.uuid4().hex[:8]
         self.store = RayStore(deadlines.call_s)

@@ -146,6 +146,10 @@ METRICS: dict[str, Metric] = {
     "archive/bytes": Metric("bytes", "Trajectories written to disk in the step before"),
     "archive/cpu_s": Metric("s", "Processor time of writing them"),
     "archive/forgotten_groups": Metric("groups", "Dropped groups that were counted but not written"),
+    "checkpoint/paused_s": Metric("s", "Time that training stood still for the newest commit, on the slowest learner rank"),
+    "checkpoint/write_s": Metric("s", "From the learner's state to a commit that is safe on disk, beside training"),
+    "checkpoint/bytes": Metric("bytes", "Learner state in the newest commit"),
+    "checkpoint/failed_count": Metric("commits", "Commits that could not be written since the run was started; older ones are good"),
     "store/used_bytes": Metric("bytes", "Object store in use"),
     "telemetry/spans_lost_count": Metric("spans", "Spans that fell out of a recorder before they were drained"),
 }

@@ -99,14 +99,16 @@ class Holder:
         return self._refs.pop(0)
 
 
-def adopt(payload: Any) -> Any:
-    """As the runtime does it: the result of an actor call belongs to the caller, here the buffer."""
-    if not isinstance(payload, tuple):
-        return payload
-    maker, key = payload
-    ref = maker.hand_over.remote(key)
-    ray.wait([ref], fetch_local=False, timeout=60)
-    return ref
+class Store:
+    """The part of the object store that the buffer uses here, as the runtime does it: the result of an actor call belongs to the caller."""
+
+    def adopt(self, payload: Any) -> Any:
+        if not isinstance(payload, tuple):
+            return payload
+        maker, key = payload
+        ref = maker.hand_over.remote(key)
+        ray.wait([ref], fetch_local=False, timeout=60)
+        return ref
 
 
 class Stream:
@@ -118,7 +120,7 @@ class Stream:
         self._producer, self._holder = Producer.remote(payload_bytes), Holder.remote()
         config = BufferConfig(max_staleness=10**6, max_bytes=2**62)
         service = ray.remote(num_cpus=0, max_concurrency=16)(BufferService)
-        self._buffer = service.remote(config, weights={"exact": 1.0}, aggregate=weighted, adopt=adopt)
+        self._buffer = service.remote(config, weights={"exact": 1.0}, aggregate=weighted, store=Store())
         self._step = 0
 
     def seconds(self, way: str) -> float:

@@ -245,6 +245,14 @@ def wait_for(process: subprocess.Popen, folder: Path, step: int) -> None:
         time.sleep(0.05)
 
 
+def wait_for_commit(process: subprocess.Popen, folder: Path) -> None:
+    """They are written beside training."""
+    deadline = time.monotonic() + 60
+    while not list((folder / "checkpoints").glob("step-*/manifest.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+
+
 def test_kill_9_of_the_driver_and_resume_is_the_uninterrupted_run_bit_for_bit(nano, tmp_path):
     settings = ["run.steps=6", "run.deterministic=true", "rollout.engine=vllm", "evaluation.enabled=false"]
     straight = tmp_path / "straight"
@@ -252,6 +260,7 @@ def test_kill_9_of_the_driver_and_resume_is_the_uninterrupted_run_bit_for_bit(na
     broken = tmp_path / "broken"
     process = subprocess.Popen(command(nano, broken, *settings, "checkpoint.every=2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(process, broken, 3)
+    wait_for_commit(process, broken)
     process.kill()
     process.communicate(timeout=30)
     assert len(rows(broken)) < 6

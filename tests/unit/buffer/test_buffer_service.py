@@ -9,6 +9,14 @@ import pytest
 from rayrl.buffer.service import BufferService
 from rayrl.config.schema import BufferConfig
 from rayrl.protocols import ReplayBuffer
+from rayrl.runtime.local import LocalStore
+
+
+class Adopting(LocalStore):
+    """An object store in this process, whose `adopt` is given."""
+
+    def __init__(self, adopt):
+        self.adopt = adopt
 
 
 @pytest.fixture
@@ -20,7 +28,7 @@ def service(make):
             BufferConfig(**config),
             weights=rules.weights,
             aggregate=rules.aggregate,
-            adopt=adopt,
+            store=Adopting(adopt),
             num_workers=num_workers,
         )
 

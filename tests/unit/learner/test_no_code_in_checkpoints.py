@@ -45,7 +45,7 @@ def test_a_model_that_brings_its_own_code_is_refused(tmp_path, bomb):
 
 
 def test_a_learner_state_that_is_a_pickle_is_refused(tmp_path, bomb):
-    snapshot.write_part(tmp_path, "policy", 0, 1, iter([("w", {"master": torch.ones(2)})]))
+    snapshot.write_part(tmp_path, "policy", 0, 1, [snapshot.Piece("w", (2,), 0, {"master": torch.ones(2)})])
     (file,) = tmp_path.glob("policy-*.safetensors")
     file.write_bytes(pickle.dumps(bomb))
     with pytest.raises(CheckpointError):
