@@ -7,9 +7,11 @@ This module imports neither torch nor ray. Legend of shapes: ``P`` prompt tokens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,8 +160,15 @@ class RewardRecord:
     def __post_init__(self) -> None:
         if (self.status is RewardStatus.SCORED) != (self.value is not None):
             raise ValueError(f"reward component {self.component!r}: a value exists exactly when the status is 'scored'")
-        if self.value is not None and not np.isfinite(self.value):
+        if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"reward component {self.component!r}: value {self.value} is not finite; mark it failed")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Through its constructor: thousands travel every step, and the default for frozen classes looks every field up by name."""
+        return RewardRecord, _FIELDS_OF_RECORD(self)
+
+
+_FIELDS_OF_RECORD = attrgetter(*RewardRecord.__slots__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +78,11 @@ def encode(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
 
 def encode_records(records: Sequence[Sequence[RewardRecord]]) -> pa.ListArray:
     """The column ``rewards``: one list of records per trajectory."""
-    return pa.array([[_reward_row(r) for r in sample] for sample in records], pa.list_(_REWARD))
+    offsets = np.zeros(len(records) + 1, np.int32)
+    np.cumsum([len(sample) for sample in records], out=offsets[1:])
+    flat = [record for sample in records for record in sample]
+    columns = [pa.array(list(map(attrgetter(field.name), flat)), field.type) for field in _REWARD]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(columns, fields=list(_REWARD)))
 
 
 def decode_records(column: pa.ListArray) -> list[list[RewardRecord]]:
@@ -126,21 +131,6 @@ def _ragged(arrays: Sequence[np.ndarray], dtype: type) -> pa.ListArray:
     np.cumsum([a.shape[0] for a in arrays], out=offsets[1:])
     flat = np.concatenate(arrays).astype(dtype, copy=False) if arrays else np.empty(0, dtype)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
-
-
-def _reward_row(r: RewardRecord) -> dict:
-    return {
-        "component": r.component,
-        "status": str(r.status),
-        "value": r.value,
-        "step_values": list(r.step_values) if r.step_values is not None else None,
-        "producer": r.producer,
-        "producer_version": r.producer_version,
-        "latency_s": r.latency_s,
-        "cost_usd": r.cost_usd,
-        "error": r.error,
-        "answer": r.answer,
-    }
 
 
 def _reward_record(row: dict) -> RewardRecord:

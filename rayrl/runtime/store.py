@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from rayrl.errors import DeadlineExceeded, RoleFailed
+from rayrl.runtime.framing import framed
 
 
 class Stash(Protocol):
@@ -45,9 +46,10 @@ class RayStore:
         return (RayStore, (self._adopt_s,))
 
     def put(self, value: Any) -> Any:
-        return ray.put(value)
+        return ray.put(framed(value))
 
     def offer(self, value: Any) -> Any:
+        value = framed(value)
         return ray.put(value) if self._stash is None else Ticket(self._actor, self._stash.stash(value))
 
     def adopt(self, ticket: Any) -> Any:

@@ -26,8 +26,8 @@ from rayrl.telemetry.files import replace_atomically
 from rayrl.types import BoolArray, FloatArray, GroupInfo, RewardRecord
 
 FORMAT = b"2"
-_COMPONENTS = pa.map_(pa.string(), pa.float32())
 _NOTHING = np.empty(0, np.float32)
+Records = Sequence[RewardRecord]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class Tokens:
 
     advantages: FloatArray
     learner_logprobs: FloatArray
+
+
+_UNKNOWN = Tokens(_NOTHING, _NOTHING)
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,12 @@ class RolloutWriter:
 
         Raises `ValueError` for lengths that disagree, `StorageError` when the folder cannot be written.
         """
-        table = pa.Table.from_batches([g.payload for g in groups])
-        columns = _Columns(step, version)
-        for group in groups:
-            columns.add(group)
-        for position, (name, column) in enumerate(columns.arrays().items()):
-            table = table.add_column(position, name, column)
+        table = pa.Table.from_batches([g.payload for g in groups]).combine_chunks()
+        columns, records = _columns(step, version, groups, table)
+        table = pa.table(columns | dict(zip(table.column_names, table.columns, strict=True)), metadata=table.schema.metadata)
         if encode_records is not None:
             place = table.schema.get_field_index("rewards")
-            table = table.set_column(place, "rewards", encode_records(columns.records))
+            table = table.set_column(place, "rewards", encode_records(records))
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"rayrl.rollouts": FORMAT})
         path = self.folder / f"step-{step:08d}.parquet"
         # Dictionaries and statistics only where a reader gains from them: they cost a third of the writing.
@@ -98,59 +98,91 @@ class RolloutWriter:
         return path
 
 
-class _Columns:
-    """The columns in front, grown group by group."""
+def _columns(step: int, version: int, groups: Sequence[GroupRows], table: pa.Table) -> tuple[dict[str, pa.Array], list[Records]]:
+    """The columns in front, and one list of reward records per row. ``table``: the payloads, one after the other.
 
-    def __init__(self, step: int, version: int) -> None:
-        self._step, self._version = step, version
-        self.records: list[Sequence[RewardRecord]] = []
-        self._rows: list[dict] = []
-        self._tokens: list[Tokens] = []
-        self._components: list[list[tuple[str, float | None]]] = []
+    No loop over tokens and little work per row: this runs beside training, on cores that training could use.
+    """
+    sizes = [_checked(step, group) for group in groups]
+    whole = [group.kept is None for group in groups]
+    kept = _joined([np.zeros(n, np.bool_) if g.kept is None else g.kept for g, n in zip(groups, sizes, strict=True)], np.bool_)
+    known = _joined([np.full(n, g.rewards is not None) for g, n in zip(groups, sizes, strict=True)], np.bool_) & (
+        kept | np.repeat(whole, sizes)
+    )
+    rewards = _joined([np.zeros(n) if g.rewards is None else g.rewards for g, n in zip(groups, sizes, strict=True)], np.float32)
+    records = [g.records[i] if i < len(g.records) else () for g, n in zip(groups, sizes, strict=True) for i in range(n)]
+    reasons = [group.reason for group, n in zip(groups, sizes, strict=True) for _ in range(n)]
+    tokens = [t or _UNKNOWN for g, n in zip(groups, sizes, strict=True) for t in (g.tokens or (None,) * n)]
+    advantages, learner = _ragged([t.advantages for t in tokens]), _ragged([t.learner_logprobs for t in tokens])
+    return {
+        "step": pa.array(np.full(len(kept), step, np.int64)),
+        "version": pa.array(np.full(len(kept), version, np.int64)),
+        "reward": pa.array(rewards, mask=~known),
+        "advantage": _means(advantages),
+        "kept": pa.array(kept),
+        "reason": pa.array(
+            [None if k else reason or _why(rs) for k, reason, rs in zip(kept.tolist(), reasons, records, strict=True)], pa.string()
+        ),
+        "components": _component_maps(groups, sizes),
+        "staleness": pa.array(np.repeat([version - g.info.oldest_version for g in groups], sizes).astype(np.int32)),
+        "length": pa.array(_joined([g.info.action_tokens for g in groups], np.int32)),
+        "gap": _gaps(learner, table),
+        "advantages": advantages,
+        "learner_logprobs": learner,
+    }, records
 
-    def add(self, group: GroupRows) -> None:
-        n = group.payload.num_rows
-        for name, values in [("reward", group.rewards), ("kept", group.kept), *group.components.items()]:
-            if values is not None and len(values) != n:
-                raise ValueError(f"step {self._step}: {len(values)} values of {name!r} for {n} trajectories of prompt {group.info.ordinal}")
-        kept = np.zeros(n, np.bool_) if group.kept is None else group.kept
-        behavior = _action_logprobs(group.payload) if any(group.tokens) else []
-        for i in range(n):
-            tokens = group.tokens[i] if group.tokens and group.tokens[i] is not None else Tokens(_NOTHING, _NOTHING)
-            records = group.records[i] if i < len(group.records) else ()
-            known = len(tokens.learner_logprobs) > 0
-            self._rows.append(
-                {
-                    "reward": None if group.rewards is None or not (kept[i] or group.kept is None) else float(group.rewards[i]),
-                    "advantage": _mean(tokens.advantages) if len(tokens.advantages) else None,
-                    "kept": bool(kept[i]),
-                    "reason": None if kept[i] else group.reason or _why(records),
-                    "staleness": self._version - group.info.oldest_version,
-                    "length": int(group.info.action_tokens[i]),
-                    "gap": _mean(np.abs(tokens.learner_logprobs - behavior[i])) if known else None,
-                }
-            )
-            self._tokens.append(tokens)
-            self.records.append(records)
-        rows = zip(*[[(k, None if np.isnan(v) else float(v)) for v in vs] for k, vs in sorted(group.components.items())], strict=True)
-        self._components += [list(row) for row in rows] if group.components else [[] for _ in range(n)]
 
-    def arrays(self) -> dict[str, pa.Array]:
-        rows, column = self._rows, lambda name, kind: pa.array([row[name] for row in self._rows], kind)
-        return {
-            "step": pa.array(np.full(len(rows), self._step, np.int64)),
-            "version": pa.array(np.full(len(rows), self._version, np.int64)),
-            "reward": column("reward", pa.float32()),
-            "advantage": column("advantage", pa.float32()),
-            "kept": column("kept", pa.bool_()),
-            "reason": column("reason", pa.string()),
-            "components": pa.array(self._components, _COMPONENTS),
-            "staleness": column("staleness", pa.int32()),
-            "length": column("length", pa.int32()),
-            "gap": column("gap", pa.float32()),
-            "advantages": _ragged([t.advantages for t in self._tokens]),
-            "learner_logprobs": _ragged([t.learner_logprobs for t in self._tokens]),
-        }
+def _checked(step: int, group: GroupRows) -> int:
+    """Its number of rows. Raises `ValueError` where something has another length."""
+    n = group.payload.num_rows
+    for name, values in [("reward", group.rewards), ("kept", group.kept), *group.components.items()]:
+        if values is not None and len(values) != n:
+            raise ValueError(f"step {step}: {len(values)} values of {name!r} for {n} trajectories of prompt {group.info.ordinal}")
+    return n
+
+
+def _component_maps(groups: Sequence[GroupRows], sizes: Sequence[int]) -> pa.MapArray:
+    """Names in order; null where a score failed."""
+    names = [sorted(group.components) for group in groups]
+    offsets = np.concatenate([[0], np.cumsum(np.repeat([len(found) for found in names], sizes))]).astype(np.int32)
+    keys = [name for found, n in zip(names, sizes, strict=True) for name in found * n]
+    values = _joined(
+        [np.stack([g.components[k] for k in found], -1).ravel() for g, found in zip(groups, names, strict=True) if found], np.float32
+    )
+    return pa.MapArray.from_arrays(offsets, pa.array(keys, pa.string()), pa.array(values, mask=np.isnan(values)))
+
+
+def _gaps(learner: pa.ListArray, table: pa.Table) -> pa.Array:
+    """Mean |learner - behaviour log-prob| of each row that the learner knew. Raises `ValueError` where the two disagree in length."""
+    flat, lengths = learner.values.to_numpy(), np.diff(learner.offsets.to_numpy())
+    if not len(flat):
+        return pa.nulls(len(lengths), pa.float32())
+    masks, behavior = (table.column(name).chunk(0) for name in ("action_mask", "behavior_logprobs"))
+    acts, offsets = masks.values.to_numpy().view(np.bool_), masks.offsets.to_numpy()
+    actions = np.diff(np.concatenate([[0], np.cumsum(acts)])[offsets])
+    known = lengths > 0
+    if not np.array_equal(lengths[known], actions[known]):
+        raise ValueError("the learner's log-probs are not one per action token")
+    chosen = behavior.values.to_numpy()[acts][np.repeat(known, actions)]
+    return _means(_with_values(learner, np.abs(flat - chosen)))
+
+
+def _means(column: pa.ListArray) -> pa.Array:
+    """Of each list; null where it is empty."""
+    offsets = column.offsets.to_numpy()
+    full = offsets[1:] > offsets[:-1]
+    means = np.zeros(len(full), np.float32)
+    if full.any():
+        means[full] = np.add.reduceat(column.values.to_numpy(), offsets[:-1][full]) / np.diff(offsets)[full]
+    return pa.array(means, mask=~full)
+
+
+def _with_values(column: pa.ListArray, values: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(column.offsets, pa.array(values.astype(np.float32, copy=False)))
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype, copy=False)
 
 
 def read_rollouts(folder: Path | str, columns: Sequence[str] | None = None, step: int | None = None) -> pa.Table:
@@ -159,21 +191,10 @@ def read_rollouts(folder: Path | str, columns: Sequence[str] | None = None, step
     return ds.dataset(folder, format="parquet").to_table(columns=None if columns is None else list(columns), filter=where)
 
 
-def _mean(values: np.ndarray) -> float:
-    """Of a short array; `ndarray.mean` takes five times as long."""
-    return float(np.add.reduce(values)) / len(values)
-
-
 def _why(records: Sequence[RewardRecord]) -> str:
     """Why one sample of a trained group was left out."""
     failed = [record.component for record in records if record.value is None]
     return f"no score: {', '.join(failed)}" if failed else "aborted"
-
-
-def _action_logprobs(payload: pa.RecordBatch) -> list[np.ndarray]:
-    """float32[A] per trajectory: behaviour log-probs of its action tokens."""
-    masks, logprobs = lists(payload.column("action_mask")), lists(payload.column("behavior_logprobs"))
-    return [values[mask.view(np.bool_)] for values, mask in zip(logprobs, masks, strict=True)]
 
 
 def lists(column: pa.ListArray) -> list[np.ndarray]:
@@ -185,4 +206,4 @@ def lists(column: pa.ListArray) -> list[np.ndarray]:
 def _ragged(arrays: Sequence[np.ndarray]) -> pa.ListArray:
     offsets = np.zeros(len(arrays) + 1, np.int32)
     np.cumsum([len(a) for a in arrays], out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate([_NOTHING, *arrays]).astype(np.float32, copy=False)))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(_joined(arrays, np.float32)))
