@@ -260,6 +260,8 @@ class DroppedGroup:
     reason: str
     records: Sequence[Sequence[RewardRecord]]
     """One list per sample; incomplete where the group was dropped before it was scored."""
+    rewards: FloatArray | None = None
+    """float32[n]: the aggregated reward; None where the group was dropped before it had one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,7 +309,7 @@ class BufferCore:
         self.failed_scores.update(failures)
         self.outcomes.scored(group.info.ordinal, records)
         if reason is not None:
-            self._drop(group.info.ordinal, reason)
+            self._drop(group.info.ordinal, reason, group)
         else:
             self._take_in(records, group)
 
@@ -317,8 +317,11 @@ class BufferCore:
         self._scored[group.info.ordinal], self._records[group.info.ordinal] = group, records
         self.ready.add(group)
 
-    def _drop(self, ordinal: int, reason: str) -> None:
-        self.outcomes.dropped(self._infos[ordinal], reason, self.desk.records(ordinal))
+    def _drop(self, ordinal: int, reason: str, scored: ScoredGroup | None = None) -> None:
+        """``scored``: the group with its rewards, where it was dropped because of them."""
+        scored = scored or self._scored.get(ordinal)
+        rewards = scored.rewards if scored else None
+        self.outcomes.dropped(self._infos[ordinal], reason, self.desk.records(ordinal), rewards)
         self._forget(ordinal)
         self.ledger.drop(ordinal, reason)
 

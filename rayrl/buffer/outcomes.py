@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from rayrl.buffer.scoring import Records
-from rayrl.types import DroppedGroup, GroupInfo, Outcomes
+from rayrl.types import DroppedGroup, FloatArray, GroupInfo, Outcomes
 
 
 class OutcomeLog:
@@ -38,7 +38,7 @@ class OutcomeLog:
         """It will be generated again."""
         self._records.pop(ordinal, None)
 
-    def dropped(self, info: GroupInfo, reason: str, records: Records) -> None:
+    def dropped(self, info: GroupInfo, reason: str, records: Records, rewards: FloatArray | None = None) -> None:
         """``records``: those of a group that was not completely scored; otherwise what `scored` was told."""
         records = self._records.pop(info.ordinal, records)
         if not self._max_groups:
@@ -46,7 +46,7 @@ class OutcomeLog:
         if len(self._dropped) >= self._max_dropped or self._nbytes + info.nbytes > self._max_bytes:
             self._forgotten += 1
             return
-        self._dropped.append(DroppedGroup(info, reason, records))
+        self._dropped.append(DroppedGroup(info, reason, records, rewards))
         self._nbytes += info.nbytes
 
     def take(self, ordinals: Iterable[int]) -> Outcomes:

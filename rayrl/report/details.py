@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from rayrl.report.folder import RunData
 from rayrl.report.index import Index
+from rayrl.report.judgements import Judgements
 
 Decode = Callable[[Sequence[int]], list[str]]
 """Token ids to one readable piece of text each."""
@@ -20,8 +21,8 @@ LONGEST_TEXT = 20_000
 """Characters of one text that the page gets; what is cut is said."""
 
 
-def read_details(index: Index, rows: Sequence[int], decode: Decode) -> dict[int, dict[str, Any]]:
-    """By index row. Rows of one part are read together."""
+def read_details(index: Index, rows: Sequence[int], decode: Decode, judgements: Judgements | None = None) -> dict[int, dict[str, Any]]:
+    """By index row. Rows of one part are read together. ``judgements``: the label store of the run, where judges were asked."""
     found: dict[int, dict[str, Any]] = {}
     rows = np.asarray(rows, dtype=np.int64)
     for part in np.unique(index.part[rows]):
@@ -29,6 +30,8 @@ def read_details(index: Index, rows: Sequence[int], decode: Decode) -> dict[int,
         table = pq.read_table(index.parts[part], use_threads=False).take(index.row[mine])
         for i, record in zip(mine.tolist(), table.to_pylist(), strict=True):
             found[i] = detail(record, decode)
+            if judgements:
+                judgements.complete(found[i], record)
     return found
 
 

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from rayrl.report.details import read_details, token_decoder
 from rayrl.report.excerpts import read_excerpts
 from rayrl.report.folder import RunData, read_run
 from rayrl.report.index import NO_TRAJECTORIES, Index, Texts, read_index
+from rayrl.report.judgements import Judgements
 from rayrl.report.labels import Labels, read_labels
 from rayrl.report.rewarders import rewarders
 from rayrl.report.sample import choose
@@ -117,6 +118,12 @@ def plotly_script() -> str:
         raise EnvironmentMissing(*_NEEDS) from error
 
 
+def judgements(run: RunData) -> Judgements | None:
+    """None where no judge was asked."""
+    path = run.folder.feedback
+    return Judgements(path) if path.is_file() else None
+
+
 def family(run: RunData) -> str:
     """Equal for runs that differ in nothing but seed, name and folder."""
     flat = {key: value for key, value in _flat(run.config).items() if key not in _OWN_SETTINGS}
@@ -130,7 +137,8 @@ def _sampled(seen: Sequence[Seen]) -> tuple[list[dict[str, Any]], dict[str, dict
         decode, missing = token_decoder(one.run)
         if missing and len(one.index):
             one.run.missing.append(missing)
-        found = choose(one.index, BUDGET // len(seen), lambda rows, one=one, decode=decode: read_details(one.index, rows, decode))
+        load = partial(read_details, one.index, decode=decode, judgements=judgements(one.run))
+        found = choose(one.index, BUDGET // len(seen), load)
         tables.append(columns(one.index, np.array(list(found), np.int64), number))
         details |= {f"{number}/{row}": value for row, value in found.items()}
     return tables, details

@@ -16,11 +16,12 @@ _FIELDS = ("component", "producer", "producer_version", "status", "value", "late
 
 
 def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
-    """One row per component, producer and version, most records first; and the cost in dollars by step.
+    """One row per component and producer, most records first; and the cost in dollars by step. ``version`` says which ones there were.
 
     Without reward records (older runs) the rows say what the components alone say.
     """
-    found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    versions: dict[tuple[str, str], set[str]] = defaultdict(set)
     cost: dict[int, float] = {}
     for path in index.parts:
         try:
@@ -31,6 +32,8 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
         if not records.num_rows:
             continue
         records = records.select(_FIELDS)
+        place = records.schema.get_field_index("producer_version")
+        records = records.set_column(place, "producer_version", pc.replace_substring_regex(records.column(place), "/.*", ""))
         spent = pc.sum(records.column("cost_usd")).as_py() or 0.0
         step = int(table.column("step")[0].as_py())
         cost[step] = cost.get(step, 0.0) + spent
@@ -38,7 +41,8 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
         grouped = records.append_column("scored", scored).group_by(["component", "producer", "producer_version"])
         sums = [("value", "sum"), ("scored", "sum"), ("latency_s", "sum"), ("cost_usd", "sum"), ("status", "count")]
         for row in grouped.aggregate(sums).to_pylist():
-            total = found[row["component"], row["producer"], row["producer_version"]]
+            total = found[row["component"], row["producer"]]
+            versions[row["component"], row["producer"]].add(row["producer_version"] or "")
             for name, kind in sums:
                 total[name] += row[f"{name}_{kind}"] or 0.0
     if not found:
@@ -47,16 +51,25 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
         {
             "component": component,
             "producer": producer or "unnamed",
-            "version": version,
+            "version": _versions(versions[component, producer]),
             "records": int(total["status"]),
             "failed": int(total["status"] - total["scored"]),
             "mean": total["value"] / total["scored"] if total["scored"] else None,
             "latency_s": total["latency_s"] / total["status"] if total["status"] else 0.0,
             "cost_usd": total["cost_usd"],
         }
-        for (component, producer, version), total in found.items()
+        for (component, producer), total in found.items()
     ]
     return sorted(rows, key=lambda r: -r["records"]), cost
+
+
+def _versions(found: set[str]) -> str:
+    """Of a judge the hash of its prompt template, of a reward model the range of its versions."""
+    found = found - {""}
+    if len(found) > 1 and all(version.isdigit() for version in found):
+        numbers = sorted(map(int, found))
+        return f"{numbers[0]} to {numbers[-1]}"
+    return next(iter(found)) if len(found) == 1 else f"{len(found)} versions" if found else ""
 
 
 def _of_components(name: str, values: np.ndarray) -> dict[str, Any]:

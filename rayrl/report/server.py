@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from rayrl.errors import ConfigError
 from rayrl.report.details import read_details, token_decoder
-from rayrl.report.page import Seen, columns, look, plotly_script, shell, typed
+from rayrl.report.page import Seen, columns, judgements, look, plotly_script, shell, typed
 
 HOST = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost")
@@ -62,7 +62,7 @@ class Viewer:
         index = self._seen.index
         if not 0 <= row < len(index):
             raise ValueError(f"no row {row}")
-        return read_details(index, [row], self._decode)[row]
+        return read_details(index, [row], self._decode, judgements(self._seen.run))[row]
 
     def _search(self, text: str) -> np.ndarray:
         """int32 rows whose prompt, text or id holds ``text``, whatever its case."""

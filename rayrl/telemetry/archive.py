@@ -81,7 +81,7 @@ class Archive:
             payload = self._fetch(group.info.payload)
         except RayrlError:
             return None
-        return GroupRows(group.info, payload, reason=group.reason, components=_components(group), records=group.records)
+        return GroupRows(group.info, payload, group.rewards, reason=group.reason, components=_components(group), records=group.records)
 
 
 def _components(group: DroppedGroup) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import rayrl
 
 ROOT = Path(rayrl.__file__).parent
 BETWEEN_OWN_PROCESSES = {
+    "runtime/framing.py": "how a record batch goes into Ray's object store; loads nothing",
     "rewards/child.py": "messages over a socket that the parent made",
     "rewards/process.py": "the same, the parent's side; verifiers are the user's own code, what a model wrote runs in the sandbox",
     "learner/vllm_transfer.py": "handles of GPU memory for the engines, in a call",

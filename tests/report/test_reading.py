@@ -18,6 +18,7 @@ from rayrl.report.details import read_details
 from rayrl.report.excerpts import MOST, read_excerpts
 from rayrl.report.folder import read_run
 from rayrl.report.index import read_index
+from rayrl.report.judgements import Judgements
 from rayrl.report.page import BUDGET, family, look, render, write
 from rayrl.report.rewarders import rewarders
 from rayrl.report.sample import choose
@@ -183,6 +184,33 @@ def test_what_judges_said_is_shown_and_a_damaged_label_file_is_named(run):
     assert "You &lt;i&gt;see&lt;/i&gt; here a key." in html and "<script>alert" not in html
     path.write_bytes(b"no database" * 100)
     assert "feedback.sqlite cannot be read" in render([look(run)])
+
+
+def test_lineage_holds_the_judges_own_words(run):
+    """Of a judge's score by the key of its question; of a reward model by what was asked about the same answer to the same prompt."""
+    names = "key, kind, model, context, texts, state, label, error, raw_answers, cost_usd"
+    with closing(sqlite3.connect(run / "feedback.sqlite")) as db:
+        db.execute(f"CREATE TABLE annotations (id INTEGER PRIMARY KEY, {names})")
+        insert = f"INSERT INTO annotations ({names}) VALUES ({', '.join('?' * 10)})"
+        db.execute(insert, ("abc1" * 8, "score", "m", "", json.dumps(["x"]), "labelled", "[0.5]", "", json.dumps(["half right"]), 0.0))
+        for texts, label in [(["mine", "other"], 0.0), (["other", "mine"], 0.0), (["mine", "third"], 0.5), (["x", "y"], 1.0)]:
+            key = f"{len(texts[0])}{texts[1]}"
+            db.execute(insert, (key, "pair", "m", "p", json.dumps(texts), "labelled", f"[{label}]", "", json.dumps(["a", "b"]), 0.25))
+        db.commit()
+    said = Judgements(run / "feedback.sqlite")
+    scored = {"rewards": [{"component": "graded", "producer_version": "template/abc1abc1"}]}
+    said.complete(scored, {"prompt_text": "p", "text": "mine"})
+    assert scored["rewards"][0]["answer"] == "half right" and "judged" not in scored
+    modelled = {"rewards": [{"component": "preferred", "producer_version": "28"}]}
+    said.complete(modelled, {"prompt_text": "p", "text": "mine"})
+    verdicts = [(j["verdict"], j["other"]) for j in modelled["judged"]]
+    assert verdicts == [("worse than", "other"), ("better than", "other"), ("as good as", "third")]
+    assert modelled["judged"][0]["answer"] == "a\n— and —\nb" and modelled["judged"][0]["cost_usd"] == 0.25
+    elsewhere = {"rewards": []}
+    said.complete(elsewhere, {"prompt_text": "q", "text": "mine"})
+    assert elsewhere["judged"] == []
+    (run / "feedback.sqlite").write_bytes(b"no database" * 100)
+    said.complete(elsewhere, {"prompt_text": "p", "text": "mine"})  # a damaged file adds nothing, and is named elsewhere
 
 
 def test_excerpts_show_the_screen_the_message_its_label_and_the_rewards_of_each_frame(run):

@@ -135,17 +135,11 @@ class Browser {
     this.rows.replaceChildren(...nodes);
   }
 
-  /** The reward; of a group that was dropped before it had one, its first component. */
-  valueOf(i) {
-    const t = this.table, first = Object.values(t.components)[0];
-    return Number.isNaN(t.reward[i]) && first ? first[i] : t.reward[i];
-  }
-
   rowNode(i, v) {
     const t = this.table, reason = t.kept[i] ? "" : t.texts.reason.labels[t.texts.reason.codes[i]] ?? "left out", finish = t.texts.finish.labels[t.texts.finish.codes[i]] ?? "";
     const prompt = t.texts.prompt.labels[t.texts.prompt.codes[i]] ?? "";
     return el("div", { className: "row" + (i === this.open ? " open" : "") + (reason ? " dropped" : ""), role: "option", style: { top: v * ROW + "px" }, onclick: () => this.show(i) },
-      el("span", { className: "value " + moodOf(t.advantage[i]) }, verdict(this.valueOf(i))), el("span", { className: "what mono" }, prompt.replace(/\s+/g, " ")),
+      el("span", { className: "value " + moodOf(t.advantage[i]) }, verdict(t.reward[i])), el("span", { className: "what mono" }, prompt.replace(/\s+/g, " ")),
       el("span", { className: "facts" }, `step ${t.step[i]}`, el("br"), reason || `${t.length[i]} tokens${finish && finish !== "stop" ? " · " + finish : ""}`));
   }
 

@@ -92,16 +92,18 @@ function lineage(d) {
   for (let i = 0; i < d.spans.length; i += 3) versions.push(`${d.spans[i]} (tokens ${d.spans[i + 1]}–${d.spans[i + 2]})`);
   const rows = d.rewards.map(r => el("tr", {},
     el("td", {}, r.component), el("td", { className: "n" }, r.value === undefined || r.value === null ? r.status : short(r.value)),
-    el("td", {}, [r.producer || "unnamed", r.producer_version].filter(Boolean).join(" ")),
+    el("td", {}, r.producer || "unnamed", r.producer_version ? el("span", { className: "dim", title: "prompt template / question, or version" }, " " + r.producer_version) : null),
     el("td", { className: "n dim" }, r.latency_s ? short(1000 * r.latency_s) + " ms" : ""), el("td", { className: "n dim" }, r.cost_usd ? "$" + r.cost_usd.toPrecision(2) : ""),
     el("td", { className: "bad" }, r.error ?? "")));
   const answers = d.rewards.filter(r => r.answer).map(r => el("div", {}, el("h4", {}, `${r.component}: what ${r.producer || "it"} answered`), el("pre", { className: "text" }, r.answer)));
+  const judged = (d.judged ?? []).map(j => el("details", { className: "judged" },
+    el("summary", {}, `${j.model}: `, el("b", {}, j.verdict), j.other ? el("span", { className: "mono" }, " " + j.other.replace(/\s+/g, " ").slice(0, 80)) : null, j.cost_usd ? ` · $${j.cost_usd.toPrecision(2)}` : ""),
+    el("pre", { className: "text" }, j.answer)));
   return [el("div", { className: "facts-line" }, fact("weights", versions.join(", ") || "unknown"), fact("trained as version", d.version ?? "–"), fact("status", d.kept ? "trained on" : `not trained on: ${d.reason || "unknown"}`)),
-    rows.length ? el("div", { className: "scroll" }, el("table", {}, el("tbody", {}, ...rows))) : el("p", { className: "quiet" }, "No reward records."), ...answers];
+    rows.length ? el("div", { className: "scroll" }, el("table", {}, el("tbody", {}, ...rows))) : el("p", { className: "quiet" }, "No reward records."), ...answers,
+    ...(judged.length ? [el("h4", {}, "What a judge said of this text"), ...judged] : [])];
 }
 
-/** The reward; of what was dropped before it had one, its first component. */
-const valueOf = d => d.reward ?? d.components[0]?.[1] ?? null;
 
 /** Class of a number: better or worse than expected. */
 const moodOf = advantage => (advantage > 1e-6 ? "up" : advantage < -1e-6 ? "down" : "");
@@ -115,12 +117,12 @@ function showTrajectory(place, d, row, relatives, open) {
     ...COLORINGS.map((name, i) => el("option", { selected: i === coloring }, name)));
   const [block, readout] = tokenBlock(d);
   const cards = relatives.group.map(([other, o]) => el("button", { type: "button", className: "card" + (other === row ? " open" : ""), onclick: () => open(other) },
-    el("b", { className: moodOf(o.advantage) }, verdict(valueOf(o))), el("span", { className: "dim" }, ` · ${o.behavior.length} tokens${o.kept ? "" : " · " + (o.reason || "left out")}`), el("pre", {}, o.text || "(nothing)")));
+    el("b", { className: moodOf(o.advantage) }, verdict(o.reward)), el("span", { className: "dim" }, ` · ${o.behavior.length} tokens${o.kept ? "" : " · " + (o.reason || "left out")}`), el("pre", {}, o.text || "(nothing)")));
   const same = relatives.same.map(([other, o]) => el("tr", { onclick: () => open(other), style: { cursor: "pointer" } },
-    el("td", { className: "n dim" }, `step ${o.step}`), el("td", { className: "n" }, el("b", { className: moodOf(o.advantage) }, verdict(valueOf(o)))), el("td", { className: "mono" }, o.text)));
+    el("td", { className: "n dim" }, `step ${o.step}`), el("td", { className: "n" }, el("b", { className: moodOf(o.advantage) }, verdict(o.reward))), el("td", { className: "mono" }, o.text)));
   const scroll = place.scrollTop;
   place.replaceChildren(
-    el("div", { className: "facts-line" }, el("span", {}, copy), fact("step", d.step), fact(d.reward === null && d.components.length ? d.components[0][0] : "reward", verdict(valueOf(d))), fact("advantage", d.advantage === null ? "–" : signed(d.advantage)),
+    el("div", { className: "facts-line" }, el("span", {}, copy), fact("step", d.step), fact("reward", verdict(d.reward)), fact("advantage", d.advantage === null ? "–" : signed(d.advantage)),
       fact("tokens", d.behavior.length), fact("stale", d.staleness ?? "–"), fact("ended by", d.finish), fact("task", d.task)),
     el("h4", {}, "Prompt"), el("pre", { className: "text" }, d.prompt || "(none)"),
     ...(d.truth === null || d.truth === undefined ? [] : [el("p", { className: "quiet" }, "expected: ", el("b", {}, d.truth))]),

@@ -35,6 +35,7 @@ def test_dropped_groups_are_kept_with_their_reason_and_what_was_scored(make, rea
     [dropped] = core.outcomes.take([]).dropped
     assert dropped.reason == reason and dropped.info.payload == "payload-0"
     assert [len(sample) for sample in dropped.records] == [1, 1]
+    assert dropped.rewards.tolist() == ([1.0, 1.0] if reason == "zero_variance" else [0.0, 1.0])
     assert core.outcomes.take([]).dropped == ()
 
 
@@ -45,7 +46,7 @@ def test_a_group_dropped_before_any_answer_has_empty_records(make):
     core.put_groups("maker", [make.group(0)])
     core.select(0, 2, 1)
     [dropped] = core.outcomes.take([]).dropped
-    assert dropped.reason == "stale" and all(not sample for sample in dropped.records)
+    assert dropped.reason == "stale" and all(not sample for sample in dropped.records) and dropped.rewards is None
 
 
 def test_what_nobody_asks_for_is_bounded_and_counted(make):
