@@ -37,6 +37,7 @@ def build_env_worker(
     torch.set_num_threads(1)
     agent = config.agent
     factory = agent_env_factory(agent.env or "", agent.env_args, agent.message_key)
+    watched = agent_env_factory(agent.env or "", agent.env_args, agent.message_key, watched=True)
     net = AgentNet(env_spec(config), Sizes.of(agent.network), values=2 if agent.separate_values else 1)
     return EnvWorker(
         name,
@@ -48,6 +49,7 @@ def build_env_worker(
         steps=agent.fragment_length,
         seed=config.run.seed,
         sightings=Sightings(partial(annotator.submit, "sight"), _patience(config)) if annotator is not None else None,
+        make_watched=lambda seed: VectorSampler(watched, 1, seed),
         call_s=config.deadlines.call_s,
         sync_s=config.deadlines.sync_s,
     )

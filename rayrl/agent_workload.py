@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,16 @@ class TicketWorkload:
         return True
 
     def examine(self, step: int, engines: Sequence[Handle], score: Callable[[Any], Any], limit_s: float) -> EpisodeExam:
-        """Mean return and the environment's own counts over ``agent.eval_episodes`` episodes."""
+        """Mean return and the environment's own counts over ``agent.eval_episodes`` episodes, and one to look at."""
         tasks = [_ticket(-1 - i, self._config.evaluation.temperature) for i in range(self._config.agent.eval_episodes)]
         pending = [engine.submit("rollout", tasks[i :: len(engines)], limit_s) for i, engine in enumerate(engines)]
         parts: list[list[EpisodeRecord]] = gather(pending, limit_s + self._config.deadlines.call_s)
-        return examine(step, [episode for part in parts for episode in part])
+        found = examine(step, [episode for part in parts for episode in part])
+        frames = self._config.agent.watched_frames
+        if not frames:
+            return found
+        watched = engines[0].submit("watch", frames, self._config.run.seed, limit_s).result(limit_s + self._config.deadlines.call_s)
+        return replace(found, watched=watched)
 
 
 def _ticket(ordinal: int, temperature: float) -> PromptTask:

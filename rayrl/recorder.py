@@ -12,6 +12,9 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import pyarrow as pa
+
 from rayrl.assembly import load_view
 from rayrl.committing import Done
 from rayrl.config.loading import Loaded
@@ -23,6 +26,7 @@ from rayrl.telemetry import fragments
 from rayrl.telemetry.console import Console
 from rayrl.telemetry.events import EventLog, Heartbeat
 from rayrl.telemetry.files import storage_errors
+from rayrl.telemetry.fragments import FragmentWriter
 from rayrl.telemetry.jsonl import JsonlSink
 from rayrl.telemetry.metrics import MetricsWriter
 from rayrl.telemetry.perfetto import TraceFile
@@ -149,6 +153,11 @@ class Recorder:
         """A wait that is worth a word; called by the watchdog."""
         self._console.say(edge)
         self._event("stuck", edge)
+
+    def watched(self, step: int, version: int, episode: pa.RecordBatch, intrinsic: np.ndarray) -> None:
+        """An episode to look at, and what its frames would have earned."""
+        FragmentWriter(self._folder.episodes).write(step, version, episode, {"intrinsic": intrinsic.reshape(-1)})
+        self._clock = time.monotonic()
 
     def _replaced(self, name: str, failure: RoleFailed) -> None:
         """A worker died, and another took its place."""

@@ -26,6 +26,7 @@ from rayrl.config.loading import Loaded
 from rayrl.config.reward_sources import main_component
 from rayrl.deadlines import Watchdog
 from rayrl.errors import RanksLost, RayrlError, RoleFailed, StorageError
+from rayrl.evaluation.episodes import EpisodeExam
 from rayrl.feedback_roles import recover_labels
 from rayrl.publishing import Publisher
 from rayrl.recorder import Recorder, traced
@@ -271,6 +272,9 @@ class Run(AbstractContextManager["Run"]):
             self._roles.rollout.settle(limits.call_s)  # raises what really happened, unless the worker could be replaced
             result = self._work.examine(self.step, self._roles.rollout.handles, score, limits.generate_s)
         self._recorder.evaluation(result)
+        if isinstance(result, EpisodeExam) and result.watched is not None:
+            intrinsic = self._roles.learner.call("rate", result.watched, timeout_s=limits.learn_s)
+            self._recorder.watched(self.step, self.version, result.watched, intrinsic)
         self._evaluated_at = self.step
 
     def commit_if_due(self) -> None:

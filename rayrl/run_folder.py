@@ -4,6 +4,7 @@ config.yaml, config_origins.json   what runs, and where each value came from
 metrics.jsonl                      one line per step
 rollouts/*.parquet                 every trajectory that was trained on, and some of those that were not
 fragments/*.parquet                of environment agents: one fragment of some steps
+episodes/*.parquet                 of environment agents: an episode to look at, from each evaluation
 evaluations.jsonl                  held-out accuracy with samples
 events.jsonl, status.json          what happened and when; who runs it, and whether it is alive
 report.html                        the run as a page to look at
@@ -59,6 +60,10 @@ class RunFolder:
     @property
     def fragments(self) -> Path:
         return self.path / "fragments"
+
+    @property
+    def episodes(self) -> Path:
+        return self.path / "episodes"
 
     @property
     def evaluations(self) -> Path:

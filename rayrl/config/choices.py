@@ -87,7 +87,9 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("reference.actors", "reference.token_budget", "rewards.workers", "rewards.memory_mib", "evaluation.samples"), _COUNT),
     **dict.fromkeys(("buffer.max_bytes", "buffer.max_groups", "buffer.max_refill", "buffer.max_attempts"), _COUNT),
     **dict.fromkeys(("sync.bucket_mib", "placement.nodes", "placement.object_store_mib", "checkpoint.keep"), _COUNT),
-    **dict.fromkeys(("buffer.max_staleness", "checkpoint.every", "evaluation.every", "telemetry.print_samples"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("agent.watched_frames", "buffer.max_staleness", "checkpoint.every", "evaluation.every", "telemetry.print_samples"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("learner.cpu_threads", "reference.cpu_threads", "placement.gpus_per_node", "placement.cpus_per_node"), _NOT_NEGATIVE),
     "reference.opponents.*.weight": _NOT_NEGATIVE,
     **dict.fromkeys(("learner.optim.weight_decay", "learner.optim.grad_clip", "learner.optim.warmup_steps"), _NOT_NEGATIVE),

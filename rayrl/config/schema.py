@@ -355,6 +355,9 @@ class AgentConfig:
     """Own value heads (and own advantages, summed) for extrinsic and intrinsic reward."""
     eval_episodes: int = 32
     """Episodes of one evaluation, all workers together."""
+    watched_frames: int = 500
+    """Every evaluation also plays one episode to look at, recorded for at most so many frames (NetHack: whole terminals, about 100 bytes
+    each on disk); 0 records none."""
     network: AgentNetworkConfig = field(default_factory=AgentNetworkConfig)
     intrinsic: IntrinsicConfig = field(default_factory=IntrinsicConfig)
 

@@ -46,14 +46,17 @@ def load_agent_env(name: str) -> Callable[..., Any]:
     return plugins.load(name, AGENT_ENVS, key="agent.env")
 
 
-def agent_env_factory(name: str, args: Mapping[str, Any] | None = None, message_key: str | None = None) -> Callable[[], AgentEnv]:
-    """Builds the environment ``name`` with keyword arguments ``args``, again at every call.
+def agent_env_factory(
+    name: str, args: Mapping[str, Any] | None = None, message_key: str | None = None, *, watched: bool = False
+) -> Callable[[], AgentEnv]:
+    """Builds the environment ``name`` with keyword arguments ``args``, again at every call; ``watched``: with its terminal, if any.
 
     ``message_key`` says where a Gymnasium environment without a descriptor has its text: the name of an entry of its observation or
     of its info; None takes the only text space of the observation, if there is one. Raises `ConfigError` when the arguments do not
     fit or the spaces cannot be used.
     """
     cls, kwargs = load_agent_env(name), dict(args or {})
+    kwargs |= {"terminal": True} if watched and getattr(cls, "has_terminal", False) else {}
 
     def make() -> AgentEnv:
         try:

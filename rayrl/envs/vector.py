@@ -88,6 +88,11 @@ class VectorSampler:
         """`take_texts` gives everything again."""
         self._texts.repeat()
 
+    def frame(self) -> dict[str, NDArray[Any]]:
+        """The first environment's screen (``tty_chars`` uint8, ``tty_colors`` int8), where it has one. Buffers."""
+        shown = getattr(self._envs[0], "frame", None)
+        return dict(zip(("tty_chars", "tty_colors"), shown(), strict=False)) if shown else {}
+
     def close(self) -> None:
         for env in self._envs:
             env.close()

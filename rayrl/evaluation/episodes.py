@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from rayrl.agent_types import EpisodeRecord
 
@@ -28,13 +29,15 @@ class EpisodeExam:
     """The first of them, whole records."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Generations to read: an agent writes none."""
+    watched: pa.RecordBatch | None = None
+    """One more episode, to look at (`rollout.watched`); no part of the numbers."""
 
     def metrics(self) -> dict[str, float]:
         found = {"eval/return": self.mean_return, "eval/length_steps": self.mean_length, "eval/episodes_count": float(self.count)}
         return found | {f"eval/episode/{name}": value for name, value in self.sums.items()}
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(replace(self, watched=None))
 
 
 def examine(step: int, episodes: Sequence[EpisodeRecord]) -> EpisodeExam:

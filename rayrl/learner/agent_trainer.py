@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from rayrl.agent_types import EpisodeRecord, Fragment
 from rayrl.algorithms import fragment_credit, values
 from rayrl.algorithms.agent_losses import clipped_surrogate
 from rayrl.algorithms.fragment_credit import Steps
+from rayrl.algorithms.running_stats import RunningStats
 from rayrl.config.schema import Config
 from rayrl.data import fragment_arrow
 from rayrl.errors import Diverged
@@ -32,7 +34,7 @@ from rayrl.learner.schedule import learning_rate
 from rayrl.learner.tally import Tally
 from rayrl.learner.trainable import Trainable
 from rayrl.protocols import Store
-from rayrl.types import LearnBatch
+from rayrl.types import FloatArray, LearnBatch
 
 RECENT_EPISODES = 100
 """Over how many finished episodes returns and lengths are averaged."""
@@ -94,6 +96,14 @@ class AgentTrainer:
         if self._config.telemetry.rollouts and fragments:
             self.token_records = token_records.of_fragment(fragments[0].ordinal, {"intrinsic": rewards[0][1]})
         return self._report(fragments, rewards, tally)
+
+    def rate(self, fragment: pa.RecordBatch) -> FloatArray:
+        """See `LearnerBase.rate`: asks a copy, so that neither counters nor running statistics move."""
+        aside = copy(self._intrinsic)
+        for name, value in vars(aside).items():
+            if isinstance(value, RunningStats):
+                setattr(aside, name, copy(value))
+        return assign_rewards([fragment_arrow.decode(fragment)], self._agent, aside)[0][1]
 
     def _fetch(self, payload: Any) -> Fragment:
         return fragment_arrow.decode(self._store.get(payload, timeout_s=self._config.deadlines.call_s))

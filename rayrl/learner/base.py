@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from rayrl.learner.saving import Part, Saver
 from rayrl.learner.trainable import MASTER, Trainable
 from rayrl.protocols import Store
 from rayrl.sync import plan as weight_plan
-from rayrl.types import IntArray, LearnBatch, WeightUpdate
+from rayrl.types import FloatArray, IntArray, LearnBatch, WeightUpdate
 
 
 class LearnerBase:
@@ -69,6 +70,10 @@ class LearnerBase:
         """A store reference to what the last step knew of this rank's tokens (`learner.token_records`); None where nothing is kept."""
         records, self._trainer.token_records = self._trainer.token_records, None
         return None if records is None else self._store.put(records)
+
+    def rate(self, fragment: pa.RecordBatch) -> FloatArray:
+        """Environment agents: the intrinsic reward that frames of an encoded fragment would earn now, float32[T, K]. Changes nothing."""
+        return self._trainer.rate(fragment)
 
     def open_transfer(self, address: str, world_size: int) -> None:
         """Meets the engines for transfers between GPUs, while they `join_transfer`; see `carriers.Carrier.open`."""

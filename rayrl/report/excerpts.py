@@ -20,25 +20,32 @@ from rayrl.data import fragment_arrow
 
 MOST = 24
 """Excerpts of one run in a page."""
+MOST_EPISODES = 12
+"""Watched episodes: the first and the last among them."""
 _ENVS = 2
 _OWN = ("step", "version")
 
 
-def read_excerpts(folder: Path, labels: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """At most `MOST` excerpts, evenly spread, and what is missing. ``labels``: the label store, where there is one."""
-    parts = sorted(folder.glob("step-*.parquet")) if folder.is_dir() else []
-    if len(parts) > MOST:
-        parts = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, MOST).astype(int))]
-    found, missing = [], []
+def read_excerpts(folder: Path, labels: Path, episodes: Path | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+    """At most `MOST` excerpts of what was trained on and `MOST_EPISODES` watched episodes, evenly spread, the latter last; and what is
+    missing. ``labels``: the label store, where there is one."""
+    found: list[dict[str, Any]] = []
+    missing: list[str] = []
+    parts = _spread(folder, MOST) + (_spread(episodes, MOST_EPISODES) if episodes else [])
     for path in parts:
         try:
-            found += _excerpts(pq.read_table(path))
+            found += [one | {"watched": path.parent == episodes} for one in _excerpts(pq.read_table(path))]
         except (OSError, pa.ArrowException, ValueError, KeyError) as error:
             missing.append(f"{path.parent.name}/{path.name} cannot be read ({type(error).__name__})")
     known = _labels(labels)
     for excerpt in found:
         excerpt["labels"] = [known.get(key) for key in excerpt.pop("keys")]
     return found, missing
+
+
+def _spread(folder: Path, most: int) -> list[Path]:
+    parts = sorted(folder.glob("step-*.parquet")) if folder.is_dir() else []
+    return parts if len(parts) <= most else [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, most).astype(int))]
 
 
 def _excerpts(table: pa.Table) -> list[dict[str, Any]]:
@@ -56,16 +63,14 @@ def _excerpts(table: pa.Table) -> list[dict[str, Any]]:
 
 def _one(fragment: Fragment, env: int, step: int, told: Mapping[str, np.ndarray]) -> dict[str, Any]:
     shown = fragment.observations
-    screens = colors = None
-    if "chars" in shown and shown["chars"].ndim == 4:
-        screens = [_screen(frame) for frame in shown["chars"][:-1, env]]
-        if "colors" in shown:
-            colors = ["".join(f"{c & 15:x}" for c in frame.reshape(-1)) for frame in shown["colors"][:-1, env]]
+    chars, tints = ("tty_chars", "tty_colors") if "tty_chars" in shown else ("chars", "colors")
+    screens = None
+    if chars in shown and shown[chars].ndim == 4:
+        screens = _film(shown[chars][:-1, env], shown[tints][:-1, env] if tints in shown else None)
     return {
         "step": step,
         "env": env,
         "screens": screens,
-        "colors": colors,
         "messages": _messages(fragment, env),
         "keys": fragment.message_hash[:, env].tolist(),
         "sightings": fragment.message_count[:, env].tolist(),
@@ -76,9 +81,23 @@ def _one(fragment: Fragment, env: int, step: int, told: Mapping[str, np.ndarray]
     }
 
 
-def _screen(frame: np.ndarray) -> str:
-    """Lines of a character map; what is outside of it is blank."""
-    return "\n".join("".join(chr(c) if 32 <= c < 127 else " " for c in line) for line in frame)
+def _film(chars: np.ndarray, colors: np.ndarray | None) -> list[list[Any]]:
+    """Per frame the lines that differ from the frame before, flat: number, text, colours (one hexadecimal digit per character)."""
+    film: list[list[Any]] = []
+    tints = np.full(chars.shape, 7, np.uint8) if colors is None else (colors & 15).astype(np.uint8)
+    for t in range(len(chars)):
+        same = (chars[t] == chars[t - 1]) & (tints[t] == tints[t - 1]) if t else np.zeros(chars[t].shape, bool)
+        film.append([part for row in np.flatnonzero(~same.all(-1)).tolist() for part in (row, _text(chars[t, row]), _hex(tints[t, row]))])
+    return film
+
+
+def _text(line: np.ndarray) -> str:
+    """Characters of one line; what is outside of the map is blank."""
+    return "".join(chr(c) if 32 <= c < 127 else " " for c in line.tolist())
+
+
+def _hex(line: np.ndarray) -> str:
+    return "".join(f"{c:x}" for c in line.tolist())
 
 
 def _messages(fragment: Fragment, env: int) -> list[str]:

@@ -68,7 +68,7 @@ def look(path: Path | str, known: Seen | None = None) -> Seen:
     found, cost = (known.rewarders, known.cost) if known and known.index is index else rewarders(index)
     labels, unreadable = read_labels(run.path / "feedback.sqlite")
     run.missing += [unreadable] if unreadable else []
-    excerpts, unread = read_excerpts(run.folder.fragments, run.path / "feedback.sqlite")
+    excerpts, unread = read_excerpts(run.folder.fragments, run.folder.feedback, run.folder.episodes)
     run.missing += unread
     if excerpts:  # an environment agent has no trajectories of tokens
         index.missing = [line for line in index.missing if line != NO_TRAJECTORIES]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +39,15 @@ class AgentEngine:
 
     def reseed(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
+
+    @contextmanager
+    def drawing_from(self, seed: int) -> Iterator[None]:
+        """Random numbers of another source for a while; the own ones go on afterwards where they were."""
+        own, self._rng = self._rng, np.random.default_rng(seed)
+        try:
+            yield
+        finally:
+            self._rng = own
 
     @torch.inference_mode()
     def act(self, observations: Observations, state: Tensor, *, greedy: bool = False) -> Choice:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from rayrl.agent_types import EpisodeRecord, Fragment
 from rayrl.data import fragment_arrow
@@ -25,6 +26,7 @@ from rayrl.rollout.fragment_sampler import FragmentSampler
 from rayrl.rollout.lanes import LeaseLane, Packed, PublishLane
 from rayrl.rollout.sightings import Sightings
 from rayrl.rollout.stats import RolloutStats
+from rayrl.rollout.watched import MakeWatched, watch
 from rayrl.telemetry.spans import Burst, SpanRecorder
 from rayrl.types import FinishReason, GroupInfo, PromptTask, RewardRecord, RewardStatus, SyncReport, WeightUpdate
 
@@ -49,12 +51,15 @@ class EnvWorker:
         steps: int,
         seed: int,
         sightings: Sightings | None = None,
+        make_watched: MakeWatched | None = None,
         call_s: float = 60.0,
         sync_s: float = 300.0,
     ) -> None:
-        """``make_sampler(seed)`` builds the environments; ``steps`` is T; ``sightings`` tells an annotator what was shown."""
+        """``make_sampler(seed)`` builds the environments; ``steps`` is T; ``sightings`` tells an annotator what was shown;
+        ``make_watched`` is for `watch`."""
         self.name, self._index = name, index
         self._engine, self._make_sampler, self._store = engine, make_sampler, store
+        self._make_watched = make_watched
         self._steps, self._seed, self._sightings, self._call_s, self._sync_s = steps, seed, sightings, call_s, sync_s
         self._fragments: FragmentSampler | None = None
         self._stats = RolloutStats()
@@ -126,6 +131,15 @@ class EnvWorker:
         greedy, ordinal = tasks[0].sampling.temperature == 0, tasks[0].prompt.ordinal
         play = lambda: self._sampler(abs(ordinal)).play(len(tasks), greedy=greedy)
         return self._commands.call("evaluation", play, timeout_s)
+
+    def watch(self, frames: int, seed: int, timeout_s: float) -> pa.RecordBatch:
+        """One episode to look at, at most ``frames`` long, as an encoded fragment of one environment. What is trained on goes on after
+        it as if nothing had been."""
+        if self._make_watched is None:
+            raise RuntimeError(f"env worker {self.name} was built without environments to watch")
+        make = self._make_watched
+        play = lambda: fragment_arrow.encode(watch(make(seed), self._engine, frames, seed))
+        return self._commands.call("watched episode", play, timeout_s)
 
     def reseed(self, seed: int) -> None:
         own = int(np.random.SeedSequence([seed, self._index]).generate_state(1)[0])

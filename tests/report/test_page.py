@@ -184,6 +184,7 @@ def test_episodes_of_an_agent_are_played_frame_by_frame(page, tmp_path):
     page.open(write([run], tmp_path / "report.html"), width=1280)
     read = lambda selector: page.js("return document.querySelector(arguments[0]).textContent", selector)
     page.js("document.querySelector('#episodes .player').scrollIntoView()")
+    assert read("#episodes option") == "step 1: trained on, environment 0"
     assert read(".screen").split("\n")[5][1] == "@" and read(".said-now") == "(silence)"
     page.js("const s = document.querySelector('#episodes input'); s.value = 9; s.dispatchEvent(new Event('input'))")
     assert read(".screen").split("\n")[5][10] == "@" and read(".said-now").startswith("You see here 2 gold pieces. </script><script>")

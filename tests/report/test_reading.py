@@ -223,9 +223,11 @@ def test_excerpts_show_the_screen_the_message_its_label_and_the_rewards_of_each_
     excerpts, missing = read_excerpts(run / "fragments", run / "feedback.sqlite")
     assert missing == [] and [(e["step"], e["env"]) for e in excerpts] == [(s, e) for s in (1, 2, 3) for e in (0, 1)]
     first = excerpts[0]
-    lines = first["screens"][9].split("\n")
-    assert len(lines) == 12 and lines[5][10] == "@" and lines[3][3] == "$" and lines[0] == "-" * 12
-    assert first["colors"][9][5 * 12 + 10] == "f" and first["colors"][9][3 * 12 + 3] == "b"
+    film = first["screens"]
+    lines, colors = film[0][1::3], film[0][2::3]
+    assert len(lines) == 12 and lines[5][1] == "@" and lines[3][3] == "$" and lines[0] == "-" * 12
+    assert colors[5][1] == "f" and colors[3][3] == "b"
+    assert film[9] == [5, "..........@.", film[9][2]] and film[9][2][10] == "f"  # only the line where it walks has changed
     assert first["messages"][9] == "You see here 2 gold pieces. " and first["messages"][8] == ""
     assert first["labels"][9] == 0.75 and first["labels"][5] is None and first["sightings"][9] == 1
     assert first["rewards"][:5] == [0, 0, 0, 0, 1] and first["actions"][9] == 1 and first["ends"] == [15] and excerpts[1]["ends"] == []

@@ -49,6 +49,8 @@ class NetHack(gym.Env[dict[str, NDArray[Any]], Any]):
     """Base of the tasks; fulfils `protocols.AgentEnv`. Observations are buffers that the next call overwrites."""
 
     metadata: dict[str, Any] = {"render_modes": []}
+    has_terminal = True
+    """Whether ``terminal`` can be asked for, so that an episode can be watched."""
     sees_glyphs = False
     """Whether the task looks at the map of glyphs."""
 

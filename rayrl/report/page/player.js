@@ -1,24 +1,26 @@
 // Frames of an environment agent: the screen, what the game said, what a judge thought of it, what it was worth.
 
-/** A character map in its colours; runs of one colour are one node. */
-function screenNodes(text, colors) {
+/** The screen at a frame: lines of text and lines of colours. A film holds only the lines that changed. */
+function screenAt(film, frame) {
+  const lines = [], colors = [];
+  for (let t = 0; t <= frame; t++) for (let i = 0; i < film[t].length; i += 3) { lines[film[t][i]] = film[t][i + 1]; colors[film[t][i]] = film[t][i + 2]; }
+  return [lines, colors];
+}
+
+/** Its characters in their colours; neighbours of one colour are one node. */
+function screenNodes([lines, colors]) {
   const nodes = [];
-  let run = "", last = "", at = 0;
-  const flush = () => { if (run) nodes.push(el("span", { className: "c" + last }, run)); run = ""; };
-  for (const character of text) {
-    if (character === "\n") { run += "\n"; continue; }
-    const now = colors ? colors[at] : "7";
-    at++;
-    if (now !== last) { flush(); last = now; }
-    run += character;
-  }
-  flush();
+  lines.forEach((line, row) => {
+    for (let from = 0, to = 0; to <= line.length; to++)
+      if (to === line.length || colors[row][to] !== colors[row][from]) { nodes.push(el("span", { className: "c" + colors[row][from] }, line.slice(from, to))); from = to; }
+    nodes.push("\n");
+  });
   return nodes;
 }
 
 function drawPlayer(run, place) {
   const names = [...new Set(run.excerpts.flatMap(e => Object.keys(e.told)))];
-  const select = el("select", { "aria-label": "excerpt", onchange: () => choose(select.selectedIndex) }, ...run.excerpts.map(e => el("option", {}, `step ${e.step}, environment ${e.env}`)));
+  const select = el("select", { "aria-label": "excerpt", onchange: () => choose(select.selectedIndex) }, ...run.excerpts.map(e => el("option", {}, e.watched ? `step ${e.step}: an episode (${e.actions.length} frames)` : `step ${e.step}: trained on, environment ${e.env}`)));
   const slider = el("input", { type: "range", min: 0, step: 1, "aria-label": "frame", oninput: () => show(Number(slider.value)) });
   const play = el("button", { type: "button", onclick: () => toggle() }, "play");
   const screen = el("pre", { className: "screen" }), facts = el("div", { className: "facts-line" }), said = el("p", { className: "said-now mono" });
@@ -33,6 +35,7 @@ function drawPlayer(run, place) {
 
   function choose(i) {
     excerpt = run.excerpts[i];
+    player.classList.toggle("wide", Boolean(excerpt.screens) && excerpt.screens[0].some(part => part.length > 40));
     slider.max = excerpt.actions.length - 1;
     let before = null;
     messages.replaceChildren(...excerpt.messages.flatMap((text, t) => {
@@ -49,7 +52,7 @@ function drawPlayer(run, place) {
     frame = clamp(t, 0, excerpt.actions.length - 1);
     slider.value = frame;
     screen.hidden = !excerpt.screens;
-    if (excerpt.screens) screen.replaceChildren(...screenNodes(excerpt.screens[frame], excerpt.colors?.[frame]));
+    if (excerpt.screens) screen.replaceChildren(...screenNodes(screenAt(excerpt.screens, frame)));
     said.textContent = excerpt.messages[frame] || "(silence)";
     const label = excerpt.labels[frame];
     facts.replaceChildren(fact("frame", String(frame)), fact("action", String(excerpt.actions[frame])), fact("extrinsic", signed(excerpt.rewards[frame])),
@@ -59,13 +62,25 @@ function drawPlayer(run, place) {
     redraw();
   }
 
+  function onKey(event) {
+    if (event.target !== player || event.ctrlKey || event.metaKey || event.altKey) return;
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key], jump = { Home: 0, End: Infinity }[event.key];
+    if (by) show(frame + by * (event.shiftKey ? 10 : 1));
+    else if (jump !== undefined) show(jump);
+    else if (event.key === " ") toggle();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
   function toggle() {
-    if (timer) { clearInterval(timer); timer = null; } else timer = setInterval(() => { if (frame >= excerpt.actions.length - 1) toggle(); else show(frame + 1); }, 250);
+    if (timer) { clearInterval(timer); timer = null; } else timer = setInterval(() => { if (frame >= excerpt.actions.length - 1) toggle(); else show(frame + 1); }, excerpt.watched ? 120 : 250);
     play.textContent = timer ? "pause" : "play";
   }
 
-  place.append(el("div", { className: "zoom" }, select, play, slider), el("div", { className: "player" }, el("div", {}, screen, said, facts, chart), messages));
-  select.selectedIndex = Math.max(0, run.excerpts.length - 2);
+  const player = el("div", { className: "player", tabIndex: 0, role: "group", "aria-label": `episodes of ${run.name}`, onkeydown: onKey }, el("div", {}, screen, said, facts, chart), messages);
+  place.append(el("div", { className: "zoom" }, select, play, slider, el("span", { className: "dim keys" }, el("kbd", {}, "←"), " ", el("kbd", {}, "→"), " frames, with shift 10 · ", el("kbd", {}, "space"), " play")), player);
+  select.selectedIndex = run.excerpts.length - 1;
   choose(select.selectedIndex);
 }
 
