@@ -5,6 +5,11 @@ Works on the machine of the run and on any other that sees the folder.
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +17,7 @@ from typing import Any
 
 from rayrl.assembly import load_view
 from rayrl.config.loading import reload
-from rayrl.errors import ConfigError, TargetNotReached
+from rayrl.errors import ConfigError, EnvironmentMissing, TargetNotReached
 from rayrl.report.folder import parse_line, read_lines
 from rayrl.run_folder import RunFolder
 from rayrl.telemetry.console import Console
@@ -20,6 +25,9 @@ from rayrl.telemetry.events import read_status
 from rayrl.views import table_row
 
 _POLL_S = 0.5
+_STATUS_S = 60.0
+_FOLLOW_S = 30 * 86_400.0
+"""Longer than anybody watches a job; Ctrl-C ends it before."""
 _QUIET = ("began", "training")
 """Events that the header says already."""
 
@@ -58,6 +66,26 @@ def watch(run_dir: Path, *, once: bool = False, console: Console | None = None, 
         return 0
     console.say("the run ended before its target" if status.get("state") != "running" else "the process of the run is gone")
     return TargetNotReached.exit_code
+
+
+def watch_job(job: str, address: str, *, once: bool = False) -> int:
+    """The log of a job on a Ray cluster (`launch/submit.sh`): the lines that its driver prints, from the beginning, until it ends.
+
+    ``address`` is the cluster's job server. Returns 0 unless the job ended before its target. Raises `ConfigError` for an unknown one.
+    """
+    tool = shutil.which("ray", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if tool is None:
+        raise EnvironmentMissing("following a job needs the command `ray`", "pip install ray, or give the job's run folder")
+    ask = [tool, "job"]
+    environment = os.environ | {"RAY_API_SERVER_ADDRESS": address}
+    try:
+        if subprocess.run([*ask, "logs", *([] if once else ["--follow"]), job], env=environment, timeout=_FOLLOW_S).returncode:
+            raise ConfigError(f"no job {job} at {address}", "`ray job list` names them; a run folder can be watched too")
+        answer = subprocess.run([*ask, "status", job], env=environment, capture_output=True, text=True, timeout=_STATUS_S)
+    except KeyboardInterrupt:
+        return 0  # the job goes on
+    found = re.search(r"succeeded|failed|stopped|running|pending", answer.stdout + answer.stderr, re.IGNORECASE)
+    return TargetNotReached.exit_code if found and found[0].lower() in ("failed", "stopped") else 0
 
 
 class _Tail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,7 +170,11 @@ def view(arguments: Namespace) -> None:
 def watch(arguments: Namespace) -> int:
     """Exits with 0 when the run reached its target or goes on, else as that run did."""
     from rayrl.watch import watch as follow
+    from rayrl.watch import watch_job
 
+    address = arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS", "")
+    if address and not Path(arguments.run_dir).exists():
+        return watch_job(arguments.run_dir, address, once=arguments.once)
     return follow(Path(arguments.run_dir), once=arguments.once)
 
 

@@ -180,7 +180,8 @@ def _watch(sub: argparse._SubParsersAction) -> None:
         "follow a run",
         "Prints the lines that training prints, from the beginning, and goes on until the run ends.",
     )
-    p.add_argument("run_dir", metavar="RUN_DIR", help="a run folder, also one that another machine writes")
+    p.add_argument("run_dir", metavar="RUN", help="a run folder, also one that another machine writes, or the id of a job on a cluster")
+    p.add_argument("--address", default="", help="job server of that cluster (default: RAY_API_SERVER_ADDRESS)")
     p.add_argument("--once", action="store_true", help="print what is there, and stop")
     p.set_defaults(command=commands.watch)
 

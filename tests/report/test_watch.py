@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 import pytest
 
+from rayrl.cli import main
 from rayrl.config.loading import load, save
 from rayrl.errors import ConfigError
 from rayrl.telemetry.console import Console
 from rayrl.telemetry.events import find_runs
-from rayrl.watch import watch
+from rayrl.watch import watch, watch_job
 
 STEP = {
     "reward/mean": 0.5,
@@ -103,3 +105,23 @@ def test_running_runs_are_listed_first_and_dead_ones_told_apart(tmp_path):
     (tmp_path / "c" / "status.json").write_text("{")
     assert [(row["folder"].rsplit("/", 1)[1], row["alive"]) for row in find_runs([tmp_path])] == [("b", True), ("a", False)]
     assert [row["state"] for row in find_runs([tmp_path / "b"])] == ["running"]
+
+
+@pytest.mark.parametrize(("state", "status"), [("SUCCEEDED", 0), ("FAILED", 12), ("RUNNING", 0)])
+def test_a_job_of_a_cluster_is_followed_by_its_id(tmp_path, monkeypatch, capfd, state, status):
+    tool = tmp_path / "ray"
+    log = 'logs) [ $3 = --follow ] && echo "  1/3  of $4 at $RAY_API_SERVER_ADDRESS" ;;'
+    tool.write_text(f"#!/bin/sh\ncase $2 in\n{log}\nstatus) echo \"Status for job '$3': {state}\" ;;\nesac\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert main(["watch", "rayrl-7", "--address", "http://head:8265"]) == status
+    assert "1/3  of rayrl-7 at http://head:8265" in capfd.readouterr().out
+
+
+def test_an_unknown_job_is_named(tmp_path, monkeypatch):
+    tool = tmp_path / "ray"
+    tool.write_text("#!/bin/sh\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(ConfigError, match="no job rayrl-8"):
+        watch_job("rayrl-8", "http://head:8265")
