@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,20 @@ def made_up_fragment(ordinal: int, steps: int = 16, envs: int = 3, text: str = "
         message_count=counts,
         version_spans=(VersionSpan(0, 0, steps),),
     )
+
+
+def add_episode(path: Path, step: int = 4, frames: int = 30) -> Path:
+    """A watched episode with a whole terminal."""
+    fragment = made_up_fragment(0, steps=frames, envs=1)
+    chars = np.full((frames + 1, 1, 24, 80), ord(" "), np.uint8)
+    colors = np.full(chars.shape, 7, np.int8)
+    for t in range(frames + 1):
+        chars[t, 0, 12, 40 + t], colors[t, 0, 12, 40 + t] = ord("@"), 15
+        chars[t, 0, 23, :4] = np.frombuffer(f"T:{t:02}".encode(), np.uint8)
+    shown = {**fragment.observations, "tty_chars": chars, "tty_colors": colors}
+    told = {"intrinsic": np.full(frames, 0.5)}
+    FragmentWriter(path / "episodes").write(step, step, fragment_arrow.encode(replace(fragment, observations=shown)), told)
+    return path
 
 
 def add_fragments(path: Path, steps: int = 3, text: str = "") -> Path:

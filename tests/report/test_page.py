@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from made_up import HOSTILE, add_fragments, made_up_run
+from made_up import HOSTILE, add_episode, add_fragments, made_up_run
 
 from rayrl.report.page import write
 from rayrl.report.server import start
@@ -195,6 +195,23 @@ def test_episodes_of_an_agent_are_played_frame_by_frame(page, tmp_path):
     page.wait("return document.querySelector('#episodes .zoom button').innerText === 'play'")
     assert "the episode ended here" in page.js("return document.querySelector('#episodes .facts-line').innerText")
     assert page.js("return window.hacked ?? null") is None and page.complaints() == []
+
+
+def test_a_watched_episode_shows_the_whole_terminal_and_obeys_the_keyboard(page, tmp_path):
+    run = add_episode(add_fragments(made_up_run(tmp_path / "run")))
+    for width in (400, 1280):
+        page.open(write([run], tmp_path / "report.html"), width=width)
+        assert page.js("return document.documentElement.scrollWidth") == width
+    read = lambda: page.js("return document.querySelector('#episodes .screen').textContent.split('\\n')")
+    assert len(read()[0]) == 80 and read()[12][40] == "@" and read()[23].startswith("T:00")
+    page.js("document.querySelector('#episodes .player').focus()")
+    page.press("\ue014")  # right
+    assert read()[12][41] == "@" and read()[12][40] == " "
+    page.press("\ue010")  # end
+    assert read()[23].startswith("T:29") and "intrinsic +0.5" in page.js("return document.querySelector('#episodes .facts-line').innerText")
+    assert page.js("return document.querySelector('.message.now').innerText").startswith("29")
+    page.press("\ue012")  # left
+    assert read()[23].startswith("T:28") and page.complaints() == []
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ function drawPlayer(run, place) {
       if (!text || text === before) return [];
       before = text;
       const label = excerpt.labels[t];
-      return [el("button", { type: "button", className: "message", onclick: () => show(t) }, el("span", { className: "dim n" }, String(t)), el("span", { className: "mono" }, text),
+      return [el("button", { type: "button", className: "message", onclick: () => show(t), value: t }, el("span", { className: "dim n" }, String(t)), el("span", { className: "mono" }, text),
         el("span", { className: "n" }, label === null || label === undefined ? "" : short(label)))];
     }));
     show(0);
@@ -53,6 +53,9 @@ function drawPlayer(run, place) {
     slider.value = frame;
     screen.hidden = !excerpt.screens;
     if (excerpt.screens) screen.replaceChildren(...screenNodes(screenAt(excerpt.screens, frame)));
+    let now = null;
+    for (const message of messages.children) { message.classList.remove("now"); if (Number(message.value) <= frame) now = message; }
+    if (now) { now.classList.add("now"); messages.scrollTop = now.offsetTop - messages.clientHeight / 2; }
     said.textContent = excerpt.messages[frame] || "(silence)";
     const label = excerpt.labels[frame];
     facts.replaceChildren(fact("frame", String(frame)), fact("action", String(excerpt.actions[frame])), fact("extrinsic", signed(excerpt.rewards[frame])),
@@ -80,7 +83,7 @@ function drawPlayer(run, place) {
 
   const player = el("div", { className: "player", tabIndex: 0, role: "group", "aria-label": `episodes of ${run.name}`, onkeydown: onKey }, el("div", {}, screen, said, facts, chart), messages);
   place.append(el("div", { className: "zoom" }, select, play, slider, el("span", { className: "dim keys" }, el("kbd", {}, "←"), " ", el("kbd", {}, "→"), " frames, with shift 10 · ", el("kbd", {}, "space"), " play")), player);
-  select.selectedIndex = run.excerpts.length - 1;
+  select.selectedIndex = run.excerpts.at(-1).watched ? run.excerpts.length - 1 : Math.max(0, run.excerpts.length - 2);
   choose(select.selectedIndex);
 }
 
