@@ -115,6 +115,7 @@ class Recorder:
         activity = self._activity(roles)
         numbers = (
             working.metrics
+            | working.handed_over
             | self._view.batch(working.batch)
             | activity
             | self._archived

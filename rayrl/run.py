@@ -50,6 +50,8 @@ class Working:
     waited_s: float = 0.0
     """Seconds the driver waited for the learner."""
     metrics: dict[str, float] = field(default_factory=dict)
+    handed_over: dict[str, float] = field(default_factory=dict)
+    """What colocated engines gave up for the step, and how long that took."""
     token_records: Joint | None = None
     """For the archive; None where trajectories are not kept."""
 
@@ -203,10 +205,13 @@ class Run(AbstractContextManager["Run"]):
         if collected is None:
             return None
         batch = collected.batch
+        handed_over: dict[str, float] = {}
         if self._mode == "colocated":  # the engines hand their memory to the learner; it comes back with the new weights
-            self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
+            started = time.monotonic()
+            freed = self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
+            handed_over = {"rollout/handed_over_bytes": float(sum(freed)), "step/hand_over_s": time.monotonic() - started}
         step = self._roles.learner.submit("step", batch, collected.reference_logprobs(self.config.deadlines.learn_s))
-        working = Working(batch, step, self.export(batch.version + 1), collected.waited_s)
+        working = Working(batch, step, self.export(batch.version + 1), collected.waited_s, handed_over=handed_over)
         if self._roles.archive is not None and self._recorder.keeps(batch.step + 1):
             working.token_records = self._roles.learner.submit("token_records")
         if self._saves_after(batch.step + 1):

@@ -80,9 +80,7 @@ _SHARE, _BELOW_ONE = Range(0, 1), Range(0, 1, open_high=True)
 
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("run.steps", "batch.groups_per_step", "batch.group_size", "model.max_length", "data.max_prompt_length"), _COUNT),
-    **dict.fromkeys(
-        ("rollout.num_engines", "rollout.tensor_parallel", "rollout.max_running", "rollout.cpu_threads", "rollout.max_turns"), _COUNT
-    ),
+    **dict.fromkeys(("rollout.num_engines", "rollout.tensor_parallel", "rollout.max_running", "rollout.max_turns"), _COUNT),
     **dict.fromkeys(("learner.ranks", "learner.token_budget", "learner.epochs", "learner.minibatches"), _COUNT),
     **dict.fromkeys(("reference.actors", "reference.token_budget", "rewards.workers", "rewards.memory_mib", "evaluation.samples"), _COUNT),
     **dict.fromkeys(("buffer.max_bytes", "buffer.max_groups", "buffer.max_refill", "buffer.max_attempts"), _COUNT),

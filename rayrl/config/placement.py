@@ -17,6 +17,8 @@ from rayrl.errors import ConfigError
 
 ENV_WORKER_NICE = 5
 """Env workers leave the cores to the learner, which everybody waits for."""
+MOST_ENGINE_THREADS = 8
+"""Of a CPU engine, unless `rollout.cpu_threads` says otherwise: more slow a small model down."""
 ENGINE_SHARE, LEARNER_SHARE, REFERENCE_SHARE = 0.4, 0.4, 0.2
 """Fractions of one GPU that colocated roles reserve from Ray. They say who shares, not how much memory each may take."""
 
@@ -165,9 +167,9 @@ def bundles(roles: Sequence[RoleResources], node_groups: Mapping[str, str] | Non
 def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
     engines, ranks, references = rollout_actors(config), config.learner.ranks, config.reference.actors if needs_reference(config) else 0
     asynchronous = config.buffer.max_staleness > 0
-    engine_threads = max(1, config.rollout.cpu_threads) if config.agent.env is None else 1
-    free = max(1, cpus - engines * engine_threads) if asynchronous else cpus
     node = max(1, cpus // config.placement.nodes)  # no actor has threads on two nodes
+    engine_threads = _engine_threads(config, min(node, max(1, cpus // engines)))
+    free = max(1, cpus - engines * engine_threads) if asynchronous else cpus
     learner_threads = 1 if config.run.deterministic else config.learner.cpu_threads or min(node, max(1, free // ranks))
     beside = engines * engine_threads if asynchronous else cpus
     reference_threads = config.reference.cpu_threads or min(node, max(1, beside // max(1, references)))
@@ -189,6 +191,15 @@ def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
         roles.append(RoleResources(name, count, max(reserved, 0.01), 0.0, threads, pins, tuple(range(bundle, bundle + count)), nice=nice))
         bundle += count
     return roles
+
+
+def _engine_threads(config: Config, share: int) -> int:
+    """Threads of an engine that has ``share`` cores to itself while it works."""
+    if config.agent.env is not None:
+        return 1
+    if config.rollout.cpu_threads or config.run.deterministic or config.buffer.max_staleness > 0:
+        return max(1, config.rollout.cpu_threads)  # beside a learner that works at the same time one core is enough
+    return min(share, MOST_ENGINE_THREADS)
 
 
 def _pin(name: str, index: int, engine_threads: int, engines: int, cores: list[int]) -> tuple[int, ...]:

@@ -111,8 +111,8 @@ class RolloutConfig:
     """Share key/value blocks of common prefixes; never across weight versions."""
     enforce_eager: bool = True
     """No graph capture: quick start. Set false on GPUs."""
-    cpu_threads: int = 1
-    """torch threads of a CPU engine."""
+    cpu_threads: int = 0
+    """torch threads of a CPU engine; 0: in synchronous runs it has its share of all cores (at most 8), in asynchronous ones 1."""
     max_turns: int = 1
     """Most policy turns of one episode."""
     env: str | None = None

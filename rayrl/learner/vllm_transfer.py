@@ -14,12 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
-from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCTrainerWeightTransferEngine
-from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
 
 from rayrl.errors import WeightSyncError
 from rayrl.sync import plan
 from rayrl.types import WeightUpdate
+
+try:
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCTrainerWeightTransferEngine
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+except ImportError:  # before vLLM 0.30
+    from rayrl.learner.vllm_transfer_older import (  # type: ignore[assignment]
+        IPCTrainerInitInfo,
+        IPCTrainerWeightTransferEngine,
+        NCCLTrainerInitInfo,
+        NCCLTrainerWeightTransferEngine,
+    )
 
 
 class PackedWeights(WeightSource):

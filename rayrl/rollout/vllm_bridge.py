@@ -87,6 +87,16 @@ def transfer_round(update: WeightUpdate) -> dict[str, Any]:
     return told
 
 
+def understood(transport: str, start: dict[str, Any], told: dict[str, Any] | None = None) -> dict[str, Any]:
+    """``start``, or the round ``told``, in the fields that this vLLM has: before 0.30 how tensors are packed is said in every round."""
+    from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+
+    engine = IPCWeightTransferEngine if transport == "ipc" else NCCLWeightTransferEngine
+    wanted = engine.init_info_cls if told is None else engine.update_info_cls
+    return {name: value for name, value in (start | (told or {})).items() if name in wanted.__dataclass_fields__}
+
+
 def expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the Hugging Face checkpoint, from an instance without storage."""
     import torch
@@ -140,15 +150,15 @@ def scoring() -> vllm.SamplingParams:
     )
 
 
-def result(output: vllm.RequestOutput) -> GenerationResult:
-    """A finished output."""
+def result(output: vllm.RequestOutput, spans: tuple[VersionSpan, ...] | None = None) -> GenerationResult:
+    """A finished output; ``spans`` where vLLM does not stamp its tokens."""
     completion = output.outputs[0]
     return GenerationResult(
         id=output.request_id,
         token_ids=np.array(completion.token_ids, dtype=np.int32),
         logprobs=np.array(completion.logprobs.logprobs, dtype=np.float32),
         finish_reason=FinishReason(completion.finish_reason),
-        version_spans=tuple(VersionSpan(int(s.version), s.start, s.end) for s in completion.weight_versions),
+        version_spans=tuple(VersionSpan(int(s.version), s.start, s.end) for s in completion.weight_versions) if spans is None else spans,
     )
 
 

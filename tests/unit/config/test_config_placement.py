@@ -39,7 +39,7 @@ def test_on_cpus_the_reservations_never_exceed_the_machine_and_every_role_gets_s
     for _ in range(500):
         made = config(
             rollout__num_engines=rng.randint(1, 4),
-            rollout__cpu_threads=rng.randint(1, 4),
+            rollout__cpu_threads=rng.randint(0, 4),
             learner__ranks=rng.randint(1, 4),
             learner__cpu_threads=rng.randint(0, 4),
             algorithm__kl__coef=rng.choice([0.0, 0.1]),
@@ -58,6 +58,15 @@ def test_on_cpus_the_reservations_never_exceed_the_machine_and_every_role_gets_s
 def test_synchronous_roles_take_turns_on_all_cores_and_are_not_pinned():
     roles = by_name(config(), 8, 0)
     assert roles["learner"].threads == 8 and not roles["learner"].cores and not roles["rollout"].cores
+
+
+def test_a_synchronous_engine_has_the_cores_to_itself_up_to_what_helps_a_small_model():
+    assert by_name(config(), 4, 0)["rollout"].threads == 4
+    assert by_name(config(rollout__num_engines=2), 4, 0)["rollout"].threads == 2
+    assert by_name(config(), 64, 0)["rollout"].threads == 8
+    assert by_name(config(rollout__cpu_threads=16), 64, 0)["rollout"].threads == 16
+    assert by_name(config(run__deterministic=True), 4, 0)["rollout"].threads == 1
+    assert by_name(config(buffer__max_staleness=1), 4, 0)["rollout"].threads == 1
 
 
 def test_asynchronous_roles_get_cores_of_their_own_from_those_that_may_be_used():
