@@ -88,7 +88,10 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(
         ("agent.watched_frames", "buffer.max_staleness", "checkpoint.every", "evaluation.every", "telemetry.print_samples"), _NOT_NEGATIVE
     ),
-    **dict.fromkeys(("learner.cpu_threads", "reference.cpu_threads", "placement.gpus_per_node", "placement.cpus_per_node"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("rollout.cpu_threads", "learner.cpu_threads", "reference.cpu_threads", "placement.gpus_per_node", "placement.cpus_per_node"),
+        _NOT_NEGATIVE,
+    ),
     "reference.opponents.*.weight": _NOT_NEGATIVE,
     **dict.fromkeys(("learner.optim.weight_decay", "learner.optim.grad_clip", "learner.optim.warmup_steps"), _NOT_NEGATIVE),
     **dict.fromkeys(("learner.optim.lr", "learner.optim.critic_lr", "sync.canary_tolerance", "algorithm.kl.coef"), _NOT_NEGATIVE),

@@ -14,12 +14,22 @@ import numpy as np
 MicroBatches = list[list[int]]
 
 LAUNCH_TOKENS = 64
-"""Fixed cost of one more micro-batch, expressed in tokens of work: what a cut must save in padding to be worth making."""
+"""Fixed cost of one more micro-batch, expressed in tokens of work: what a cut must save in padding to be worth making. On a CPU."""
+GPU_LAYER_S, GPU_FLOPS = 8e-4, 4e14
+"""What a layer's kernel launches take at least, forward and backward, and what a GPU computes per second while it is kept busy:
+orders of magnitude of an H100 or H200."""
 
 
-def plan(lengths: Sequence[int], budget: int, *, packed: bool) -> MicroBatches:
+def launch_tokens(device: str, layers: int, parameters: int) -> int:
+    """Tokens that a network of this size computes (6 floating-point operations each per parameter) while it waits for launches."""
+    if device == "cpu":
+        return LAUNCH_TOKENS
+    return max(LAUNCH_TOKENS, round(layers * GPU_LAYER_S * GPU_FLOPS / (6 * max(1, parameters))))
+
+
+def plan(lengths: Sequence[int], budget: int, *, packed: bool, launch: int = LAUNCH_TOKENS) -> MicroBatches:
     """Micro-batches of `plan_packed` or `plan_padded`."""
-    return plan_packed(lengths, budget) if packed else plan_padded(lengths, budget)
+    return plan_packed(lengths, budget) if packed else plan_padded(lengths, budget, launch_tokens=launch)
 
 
 def plan_padded(lengths: Sequence[int], budget: int, *, launch_tokens: int = LAUNCH_TOKENS) -> MicroBatches:
@@ -63,12 +73,12 @@ def plan_packed(lengths: Sequence[int], budget: int) -> MicroBatches:
     return batches
 
 
-def plan_ranks(lengths: Sequence[Sequence[int]], budget: int, *, packed: bool) -> list[MicroBatches]:
+def plan_ranks(lengths: Sequence[Sequence[int]], budget: int, *, packed: bool, launch: int = LAUNCH_TOKENS) -> list[MicroBatches]:
     """One plan per rank, all of the same number of micro-batches, because every micro-batch may be a collective call.
 
     ``lengths`` holds one sequence of lengths per rank. Ranks with less work get empty micro-batches at the end.
     """
-    return _level([plan(own, budget, packed=packed) for own in lengths])
+    return _level([plan(own, budget, packed=packed, launch=launch) for own in lengths])
 
 
 def _level(plans: list[MicroBatches]) -> list[MicroBatches]:

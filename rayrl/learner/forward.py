@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from rayrl.data import packing
+
 LOGITS_PER_CHUNK = 1 << 25
 """Most logits that exist at once (128 MiB in float32); more are computed in chunks and again in the backward pass."""
 
@@ -80,6 +82,13 @@ def build_inputs(
         index=torch.from_numpy(index.astype(np.int64)).to(device),
         targets=torch.from_numpy(targets.astype(np.int64)).to(device),
     )
+
+
+def launch_tokens(net: nn.Module, device: torch.device) -> int:
+    """`packing.launch_tokens` of a network on ``device``; sharded parameters (ZeRO-3) count whole, so that all ranks agree."""
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in net.parameters())
+    layers = getattr(getattr(getattr(net, "model", None), "config", None), "num_hidden_layers", 1)
+    return packing.launch_tokens(device.type, layers, parameters)
 
 
 class PolicyNet(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from rayrl.config.schema import Config, OpponentConfig
 from rayrl.data import arrow, packing
 from rayrl.learner.attention import PACKED
-from rayrl.learner.forward import PolicyNet, build_inputs
+from rayrl.learner.forward import PolicyNet, build_inputs, launch_tokens
 from rayrl.learner.loading import load_policy
 from rayrl.learner.networks import choose_device
 from rayrl.learner.rows import OPPONENT_COLUMN, REFERENCE_COLUMN
@@ -40,6 +40,7 @@ class ReferenceModel:
 
         self._net = frozen(config.reference.path)
         self._opponents = [(weight, frozen(path)) for path, weight in shares(config.reference.opponents)]
+        self._launch = launch_tokens(self._net, self._device)
         self._busy_s = 0.0
 
     @torch.inference_mode()
@@ -59,7 +60,7 @@ class ReferenceModel:
         out = [np.zeros(len(x), np.float32) for x in ids]
         others = [np.zeros(len(x), np.float32) for x in ids] if self._opponents else None
         acting = [i for i, mask in enumerate(masks) if mask.any()]
-        for micro in packing.plan([len(ids[i]) for i in acting], self._budget, packed=self._packed):
+        for micro in packing.plan([len(ids[i]) for i in acting], self._budget, packed=self._packed, launch=self._launch):
             chosen = [acting[k] for k in micro]
             inputs = build_inputs([ids[i] for i in chosen], [masks[i] for i in chosen], packed=self._packed, device=self._device)
             cuts = np.cumsum([masks[i].sum() for i in chosen])[:-1]

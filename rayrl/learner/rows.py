@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,11 @@ def plan_step(
     packed: bool,
     seed: int,
     whole_groups: bool = False,
+    launch: int = packing.LAUNCH_TOKENS,
 ) -> StepPlan:
     """Deals whole groups first to minibatches (in an order drawn from ``seed`` and ``batch.step``), then to ranks by tokens.
 
-    ``whole_groups``: a micro-batch holds all trained samples of its prompts.
+    ``whole_groups``: a micro-batch holds all trained samples of its prompts; ``launch``: see `packing.launch_tokens`.
     """
     groups = batch.groups
     order = np.arange(len(groups))
@@ -95,7 +97,7 @@ def plan_step(
         order = np.random.default_rng([seed, batch.step]).permutation(len(groups))
     parts = [sorted(map(int, part)) for part in np.array_split(order, max(1, min(minibatches, len(groups))))]
     starts = np.concatenate([[0], np.cumsum([len(g.kept) for g in groups])]).astype(np.int64)
-    plan_ranks = packing.plan_ranks_by_group if whole_groups else _plan_ranks
+    plan_ranks = packing.plan_ranks_by_group if whole_groups else partial(_plan_ranks, launch=launch)
     own: list[int] = []
     cuts = []
     for part in parts:
@@ -125,8 +127,8 @@ def plan_step(
     )
 
 
-def _plan_ranks(lengths: list[list[np.ndarray]], budget: int, *, packed: bool) -> list[packing.MicroBatches]:
-    return packing.plan_ranks([_concatenate(own) for own in lengths], budget, packed=packed)
+def _plan_ranks(lengths: list[list[np.ndarray]], budget: int, *, packed: bool, launch: int) -> list[packing.MicroBatches]:
+    return packing.plan_ranks([_concatenate(own) for own in lengths], budget, packed=packed, launch=launch)
 
 
 def count_times(plan: StepPlan, rows: Rows, times: np.ndarray) -> StepPlan:

@@ -27,6 +27,7 @@ from rayrl.learner.comparisons import Comparisons
 from rayrl.learner.credit import Assigner, Credit
 from rayrl.learner.ema import Ema
 from rayrl.learner.group import Group
+from rayrl.learner.forward import launch_tokens
 from rayrl.learner.rows import Minibatch, Rows, StepPlan, count_times, fetch_rows, plan_step
 from rayrl.learner.schedule import learning_rate
 from rayrl.learner.tally import Tally
@@ -115,6 +116,7 @@ class Trainer:
             packed=learner.packing,
             seed=self._config.run.seed,
             whole_groups=self._algorithm.whole_groups,
+            launch=launch_tokens(self.policy.net, self._device),
         )
         plan, shown = self.assigner.shape(plan, batch.step)
         rows = fetch_rows(batch, plan, reference, self._store, timeout_s=self._config.deadlines.call_s)

@@ -75,3 +75,12 @@ def test_groups_are_dealt_whole_and_about_evenly():
         loads = [sum(weights[k] for k in part) for part in parts]
         # Graham's bound for longest-processing-time-first.
         assert max(loads) <= (4 / 3) * max(sum(weights) / ranks, max(weights)) + 1e-9
+
+
+def test_on_a_gpu_a_cut_must_save_what_the_launches_of_one_more_micro_batch_cost():
+    """A small network waits for launches: one micro-batch. A large one computes: padding is what costs."""
+    lengths = [1000] * 4 + [100] * 60
+    small, large = packing.launch_tokens("cuda", 12, 40_000_000), packing.launch_tokens("cuda", 32, 8_000_000_000)
+    assert packing.launch_tokens("cpu", 12, 40_000_000) == packing.LAUNCH_TOKENS < large < small
+    assert len(packing.plan_padded(lengths, 10**6, launch_tokens=100 * small)) == 1
+    assert len(packing.plan_padded(lengths, 10**6, launch_tokens=large)) == 2
