@@ -26,8 +26,8 @@ from rayrl.learner import token_records
 from rayrl.learner.comparisons import Comparisons
 from rayrl.learner.credit import Assigner, Credit
 from rayrl.learner.ema import Ema
-from rayrl.learner.group import Group
 from rayrl.learner.forward import launch_tokens
+from rayrl.learner.group import Group
 from rayrl.learner.rows import Minibatch, Rows, StepPlan, count_times, fetch_rows, plan_step
 from rayrl.learner.schedule import learning_rate
 from rayrl.learner.tally import Tally
