@@ -27,7 +27,7 @@ def prepare_environment(*, in_process: bool, compile_model: bool, transport: str
     if transport == "ipc":  # CUDA handles reach the workers pickled; they come from the learner alone
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
-    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # a role has threads, and perhaps CUDA: no forking
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a role has threads, and perhaps CUDA: no forking
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # two engines on one machine would bind to the same cores
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
