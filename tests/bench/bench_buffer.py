@@ -1,8 +1,9 @@
 """What the replay buffer costs: payload throughput against the bare object store, and cost per operation against its size.
 
-    python tests/bench/bench_buffer.py [--payload-mib 4] [--rounds 9]
+    python tests/bench/bench_buffer.py [--payload-mib 4] [--step-mib 256] [--rounds 9]
 
-Throughput: a producer process streams Arrow batches to this process, 64 MiB a step, while this process reads them.
+Throughput: a producer process streams Arrow batches to this process, 256 MiB a step, while this process reads them. That is a
+step of 1,000 samples of 15,000 tokens: with much smaller ones no run is short of throughput, and the ratio shows the cost of calls.
 Ways: (raw) plain `ray.put` references handed straight to the reader, a step at a time; (relay) the same references through an
 actor that does nothing but hold them, the least that any buffer costs; (refs) through the buffer with leases, rewards,
 sampling and confirmation; (adopted) the same with payloads that the buffer comes to own, as in a real run. Ways alternate
@@ -35,7 +36,6 @@ from rayrl.buffer.service import BufferService
 from rayrl.config.schema import BufferConfig
 from rayrl.types import GroupInfo, Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams
 
-STEP_BYTES = 64 * 2**20
 CHUNKS = 4
 """Calls in which the producer hands over the groups of one step."""
 LANES = 2
@@ -114,8 +114,8 @@ class Store:
 class Stream:
     """One producer, one buffer, one reader; every method moves ``steps`` steps and returns the seconds it took."""
 
-    def __init__(self, payload_bytes: int, steps: int) -> None:
-        self.groups, self.steps, self.bytes = STEP_BYTES // payload_bytes, steps, steps * STEP_BYTES
+    def __init__(self, payload_bytes: int, step_bytes: int, steps: int) -> None:
+        self.groups, self.steps, self.bytes = step_bytes // payload_bytes, steps, steps * step_bytes
         self._chunk = max(1, self.groups // CHUNKS)
         self._producer, self._holder = Producer.remote(payload_bytes), Holder.remote()
         config = BufferConfig(max_staleness=10**6, max_bytes=2**62)
@@ -184,11 +184,11 @@ class Stream:
         return total
 
 
-def throughput(payload_mib: int, steps: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def throughput(payload_mib: int, step_mib: int, steps: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios to the bare store, and MB/s of each way."""
-    ray.init(num_cpus=2, object_store_memory=500 * 2**20, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2, object_store_memory=(AHEAD + 2) * step_mib * 2**20, include_dashboard=False, log_to_driver=False)
     try:
-        stream = Stream(payload_mib * 2**20, steps)
+        stream = Stream(payload_mib * 2**20, step_mib * 2**20, steps)
         measured = [{way: stream.seconds(way) for way in WAYS} for _ in range(rounds + 1)][1:]  # the first round warms processes and pages
     finally:
         ray.shutdown()
@@ -251,11 +251,12 @@ def operation_cost(rounds: int) -> tuple[float, dict[str, dict[str, float]]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--payload-mib", type=int, default=4, help="size of one group")
+    parser.add_argument("--step-mib", type=int, default=256, help="size of all groups of a step")
     parser.add_argument("--steps", type=int, default=4, help="steps per round")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     growth, micro = operation_cost(min(args.rounds, 3))
-    ratios, rates = throughput(args.payload_mib, args.steps, args.rounds)
+    ratios, rates = throughput(args.payload_mib, args.step_mib, args.steps, args.rounds)
     ok = emit(
         "buffer",
         {f"throughput_{way}": ratio for way, ratio in ratios.items()} | {"cost_1e5_over_1e3": growth},
