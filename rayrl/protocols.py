@@ -81,10 +81,10 @@ class Store(Protocol):
         """A reference owned by the caller: it lives as long as the caller's process."""
 
     def offer(self, value: Any) -> Any:
-        """A ticket for a value that another role will own: whoever calls `adopt` on it."""
+        """A ticket for a value that another role will own: whoever adopts it."""
 
-    def adopt(self, ticket: Any) -> Any:
-        """Turns a ticket into a reference owned by the caller, so that it outlives the process that made the value."""
+    def adopt_all(self, tickets: Sequence[Any]) -> list[Any]:
+        """Turns tickets into references owned by the caller, so that they outlive the processes that made the values."""
 
     def get(self, ref: Any, *, timeout_s: float) -> Any: ...
 

@@ -85,7 +85,8 @@ class BufferService:
         """False for a group that is refused: another result won or its ordinal is finished; the worker forgets it."""
         # Outside the lock, because the maker takes part; the refused ones too, so that nothing stays stashed with it.
         if self._store is not None:
-            groups = [replace(group, payload=self._store.adopt(group.payload)) for group in groups]
+            payloads = self._store.adopt_all([group.payload for group in groups])
+            groups = [replace(group, payload=payload) for group, payload in zip(groups, payloads, strict=True)]
         with self._changed:
             accepted = self._core.put_groups(worker, groups, records)
             self._note(any(accepted))

@@ -112,10 +112,11 @@ class Host:
             self._outbox[self._next] = value
             return self._next
 
-    def hand_over(self, key: int) -> Any:
-        """Gives a stashed value away as a task result: the object that results is owned by the caller, not by this process."""
+    def hand_over(self, keys: Sequence[int]) -> Any:
+        """Gives stashed values away as the results of a task, one each: the objects are owned by the caller, not by this process."""
         with self._lock:
-            return self._outbox.pop(key)
+            values = [self._outbox.pop(key) for key in keys]
+        return values if len(values) > 1 else values[0]
 
 
 HostActor = ray.remote(concurrency_groups={_CONTROL: 1})(Host)

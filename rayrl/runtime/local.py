@@ -32,8 +32,8 @@ class LocalStore:
 
     offer = put
 
-    def adopt(self, ticket: Any) -> Any:
-        return ticket
+    def adopt_all(self, tickets: Sequence[Any]) -> list[Any]:
+        return list(tickets)
 
 
 class LocalPending:

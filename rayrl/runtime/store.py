@@ -1,8 +1,8 @@
 """Ray's object store as roles see it.
 
 In Ray an object dies with the process that owns it, and `ray.put` makes the caller the owner. Trajectories must outlive the
-rollout worker that made them, so the worker only stashes a value (`offer`) and the buffer calls `adopt`: the result of that
-call is owned by the buffer and lies in shared memory on the maker's node. Large values are copied once, into shared memory.
+rollout worker that made them, so the worker only stashes a value (`offer`) and the buffer calls `adopt_all`: the results of that
+call are owned by the buffer and lie in shared memory on the maker's node. Large values are copied once, into shared memory.
 """
 
 from __future__ import annotations
@@ -52,15 +52,25 @@ class RayStore:
         value = framed(value)
         return ray.put(value) if self._stash is None else Ticket(self._actor, self._stash.stash(value))
 
-    def adopt(self, ticket: Any) -> Any:
-        """Returns when the value is safe: from here on its maker may die. Raises `RoleFailed` when it died before."""
-        if not isinstance(ticket, Ticket):
-            return ticket
-        ref = ticket.maker.hand_over.remote(ticket.key)
-        ready, _ = ray.wait([ref], timeout=self._adopt_s, fetch_local=False)
-        if not ready:
-            raise RoleFailed(f"a payload was not handed over within {self._adopt_s:.0f} s")
-        return ref
+    def adopt_all(self, tickets: Sequence[Any]) -> list[Any]:
+        """Returns when the values are safe: from here on their makers may die. One call to each maker, whatever the number of values.
+
+        What is no ticket stays as it is. Raises `RoleFailed` when a maker died before.
+        """
+        found = list(tickets)
+        of_maker: dict[Any, list[int]] = {}
+        for i, ticket in enumerate(tickets):
+            if isinstance(ticket, Ticket):
+                of_maker.setdefault(ticket.maker, []).append(i)
+        for maker, places in of_maker.items():
+            refs = maker.hand_over.options(num_returns=len(places)).remote([tickets[i].key for i in places])
+            for i, ref in zip(places, refs if len(places) > 1 else [refs], strict=True):
+                found[i] = ref
+        adopted = [found[i] for places in of_maker.values() for i in places]
+        _, missing = ray.wait(adopted, num_returns=len(adopted), timeout=self._adopt_s, fetch_local=False) if adopted else ([], [])
+        if missing:
+            raise RoleFailed(f"{len(missing)} payloads were not handed over within {self._adopt_s:.0f} s")
+        return found
 
     def get(self, ref: Any, *, timeout_s: float) -> Any:
         return _get(ref, timeout_s) if isinstance(ref, ray.ObjectRef) else ref

@@ -18,8 +18,8 @@ class Keeper:
     def __init__(self, store):
         self.store, self.refs, self.lost = store, [], []
 
-    def take(self, ticket):
-        self.refs.append(self.store.adopt(ticket))
+    def take(self, tickets):
+        self.refs += self.store.adopt_all(tickets)
 
     def total(self):
         return [float(self.store.get(ref, timeout_s=10).sum()) for ref in self.refs]
@@ -44,8 +44,8 @@ class Worker:
     def stop(self):
         self.stopping.set()
 
-    def offer(self, count):
-        self.keeper.take(self.store.offer(np.ones(count)))
+    def offer(self, *counts):
+        self.keeper.take([self.store.offer(np.ones(count)) for count in counts])
 
     def load(self, weights):
         self.weights = weights

@@ -71,14 +71,14 @@ def test_counters_and_spans_are_told_while_the_role_works(runtime):
 def test_payload_outlives_the_worker_that_made_it_once_it_is_adopted(ray_runtime):
     keeper = ray_runtime.start([spec("keeper", Keeper, store=ray_runtime.store)], 60)[0]
     maker = ray_runtime.start([spec("maker", store=ray_runtime.store, keeper=keeper)], 60)[0]
-    for count in (10, 1_000_000):  # small objects travel inline, large ones through shared memory
-        maker.offer(count)
+    maker.offer(10)  # small objects travel inline, large ones through shared memory
+    maker.offer(1_000_000, 20, 2_000_000)
     pid = maker.pid()
     with pytest.raises(RoleFailed):
         maker.die()
     while os.path.exists(f"/proc/{pid}"):
         time.sleep(0.01)
-    assert keeper.total() == [10.0, 1_000_000.0]
+    assert keeper.total() == [10.0, 1_000_000.0, 20.0, 2_000_000.0]
     ray_runtime.stop(keeper)
 
 

@@ -34,6 +34,7 @@ from rayrl.buffer.core import BufferCore
 from rayrl.buffer.scoring import RewardRules
 from rayrl.buffer.service import BufferService
 from rayrl.config.schema import BufferConfig
+from rayrl.runtime.store import RayStore, Ticket
 from rayrl.types import GroupInfo, Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams
 
 CHUNKS = 4
@@ -79,12 +80,12 @@ class Producer:
         """``me``: leave tickets for the buffer to adopt; None: put references."""
         while groups > 0:
             leased = ray.get(buffer.lease_prompts.remote(f"w{lane}", lane, min(chunk, groups), 10.0))
-            payloads = [ray.put(self._batch) if me is None else (me, t.prompt.ordinal) for t in leased]
+            payloads = [ray.put(self._batch) if me is None else Ticket(me, t.prompt.ordinal) for t in leased]
             ray.get(buffer.put_groups.remote(f"w{lane}", [info(t.prompt.ordinal, p) for t, p in zip(leased, payloads, strict=True)]))
             groups -= len(leased)
 
-    def hand_over(self, key: int) -> pa.RecordBatch:
-        return self._batch
+    def hand_over(self, keys: list[int]) -> Any:
+        return [self._batch] * len(keys) if len(keys) > 1 else self._batch
 
 
 @ray.remote(num_cpus=0)
@@ -99,18 +100,6 @@ class Holder:
         return self._refs.pop(0)
 
 
-class Store:
-    """The part of the object store that the buffer uses here, as the runtime does it: the result of an actor call belongs to the caller."""
-
-    def adopt(self, payload: Any) -> Any:
-        if not isinstance(payload, tuple):
-            return payload
-        maker, key = payload
-        ref = maker.hand_over.remote(key)
-        ray.wait([ref], fetch_local=False, timeout=60)
-        return ref
-
-
 class Stream:
     """One producer, one buffer, one reader; every method moves ``steps`` steps and returns the seconds it took."""
 
@@ -120,7 +109,7 @@ class Stream:
         self._producer, self._holder = Producer.remote(payload_bytes), Holder.remote()
         config = BufferConfig(max_staleness=10**6, max_bytes=2**62)
         service = ray.remote(num_cpus=0, max_concurrency=16)(BufferService)
-        self._buffer = service.remote(config, weights={"exact": 1.0}, aggregate=weighted, store=Store())
+        self._buffer = service.remote(config, weights={"exact": 1.0}, aggregate=weighted, store=RayStore(60.0))
         self._step = 0
 
     def seconds(self, way: str) -> float:
@@ -186,7 +175,7 @@ class Stream:
 
 def throughput(payload_mib: int, step_mib: int, steps: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios to the bare store, and MB/s of each way."""
-    ray.init(num_cpus=2, object_store_memory=(AHEAD + 2) * step_mib * 2**20, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, object_store_memory=(AHEAD + 2) * step_mib * 2**20, include_dashboard=False, log_to_driver=False)
     try:
         stream = Stream(payload_mib * 2**20, step_mib * 2**20, steps)
         measured = [{way: stream.seconds(way) for way in WAYS} for _ in range(rounds + 1)][1:]  # the first round warms processes and pages

@@ -133,7 +133,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=32_000, help="frames per process and turn")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    ray.init(num_cpus=2 * WORKERS, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2 * WORKERS, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False)
     try:
         loops, samplers = ([side.remote(args.envs, i) for i in range(WORKERS)] for side in (Bare, Sampling))
         rates: list[tuple[float, float]] = []

@@ -62,7 +62,7 @@ def send(store: RayStore, weights: dict[str, torch.Tensor], version: int) -> tup
 
 
 def sender(rounds: int) -> dict[str, float]:
-    ray.init(num_cpus=2, object_store_memory=2**30, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, object_store_memory=2**30, include_dashboard=False, log_to_driver=False)
     weights, store = tensors(), RayStore(CALL_S)
     nbytes = sum(t.nbytes for t in weights.values())
     receivers = [Receiver.remote() for _ in range(max(RECEIVERS))]

@@ -13,10 +13,10 @@ from rayrl.runtime.local import LocalStore
 
 
 class Adopting(LocalStore):
-    """An object store in this process, whose `adopt` is given."""
+    """An object store in this process; how it adopts a payload is given."""
 
     def __init__(self, adopt):
-        self.adopt = adopt
+        self.adopt_all = lambda tickets: [adopt(ticket) for ticket in tickets]
 
 
 @pytest.fixture

@@ -168,7 +168,8 @@ def test_every_recipe_of_the_checkout_is_consistent(name):
 
 @pytest.mark.parametrize("profile", sorted(p.stem for p in (layers.conf_folder() / "profiles").glob("*.yaml")))
 def test_every_profile_fits_a_recipe(profile):
-    assert load("gsm8k", ["data.source=questions.jsonl"], profile=profile).config.model.dtype in ("bfloat16", "float32")
+    turns = ["buffer.max_staleness=0"] if profile == "gpu_1" else []  # who shares one GPU cannot work at the same time
+    assert load("gsm8k", ["data.source=questions.jsonl", *turns], profile=profile).config.model.dtype in ("bfloat16", "float32")
 
 
 def test_every_algorithm_has_a_recipe_that_names_it():
