@@ -171,12 +171,29 @@ def _run(
     limit_s: float,
     say: Callable[[str], None],
 ) -> Outcome | None:
-    if folder.exists():  # the rest of a run that did not finish
+    set_aside(folder)
+    started = time.monotonic()
+    own = [*overrides, f"run.seed={seed}", f"run.tokens={tokens}"]
+    if not run_process(recipe, own, folder, profile=profile, limit_s=limit_s, say=say):
+        return None
+    found = outcome(recipe, seed, folder, time.monotonic() - started)
+    (folder / RESULT).write_text(json.dumps({"budget": tokens, "outcome": asdict(found)}) + "\n", "utf-8")
+    return found
+
+
+def set_aside(folder: Path) -> None:
+    """Makes room where a run did not finish."""
+    if folder.exists():
         folder.rename(folder.with_name(f"{folder.name}.unfinished-{time.time_ns()}"))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    own = [f"run.dir={folder}", f"run.seed={seed}", f"run.tokens={tokens}", "checkpoint.export=false", "telemetry.wandb=off"]
+
+
+def run_process(
+    recipe: str, overrides: Sequence[str], folder: Path, *, profile: str | None, limit_s: float, say: Callable[[str], None]
+) -> bool:
+    """`rayrl train` as a process of its own, its words in ``folder``.log. False, and its last words said, when it failed."""
+    own = [f"run.dir={folder}", "checkpoint.export=false", "telemetry.wandb=off"]
     command = [sys.executable, "-m", "rayrl", "train", recipe, *overrides, *own, *(["--profile", profile] if profile else [])]
-    started = time.monotonic()
     log = folder.with_suffix(".log")
     with log.open("w", encoding="utf-8") as file:
         try:
@@ -186,11 +203,9 @@ def _run(
     if status != 0:
         words = " / ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
         why = f"it took longer than {limit_s:.0f} s" if status == -1 else f"exit status {status}"
-        say(f"{recipe}, seed {seed}: failed ({why}), see {log}: {words}")
-        return None
-    found = outcome(recipe, seed, folder, time.monotonic() - started)
-    (folder / RESULT).write_text(json.dumps({"budget": tokens, "outcome": asdict(found)}) + "\n", "utf-8")
-    return found
+        say(f"{recipe}, {folder.name}: failed ({why}), see {log}: {words}")
+        return False
+    return True
 
 
 def _finished(folder: Path, tokens: int) -> Outcome | None:

@@ -217,6 +217,44 @@ def compare(arguments: Namespace) -> int:
     return TargetNotReached.exit_code if any(row.failed for row in rows) else 0
 
 
+def labels(arguments: Namespace) -> int:
+    """Exits with 12, as a run that missed its target does, when any run failed."""
+    from dataclasses import asdict
+
+    from rayrl import economy
+    from rayrl.errors import TargetNotReached
+
+    say = (lambda text: None) if arguments.json else lambda text: print(text, flush=True)
+    settings = [word for word in arguments.what if "=" in word]
+    names, out = [word for word in arguments.what if "=" not in word], Path(arguments.out)
+    folders, failed = [Path(name) for name in names if Path(name).is_dir()], 0
+    if not folders:
+        if len(names) != 1:
+            raise ConfigError(f"neither run folders nor one recipe: {' '.join(arguments.what)}", "name finished runs, or a single recipe")
+        folders, failed = economy.sweep(
+            names[0],
+            arguments.budgets,
+            seeds=arguments.seeds,
+            out=out,
+            overrides=settings,
+            profile=arguments.profile,
+            limit_s=arguments.limit_s,
+            say=say,
+        )
+    elif len(folders) < len(names) or settings:
+        strange = [name for name in arguments.what if not Path(name).is_dir()]
+        raise ConfigError(f"{' '.join(strange)}: no run folder", "name run folders alone, or one recipe with its settings")
+    rows = economy.report(folders, out, say) if folders else []
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    elif rows:
+        from rayrl.cli import show
+
+        show.label_economy(rows)
+        print(f"picture: {out / economy.PICTURE}")
+    return TargetNotReached.exit_code if failed else 0
+
+
 def warmstart(arguments: Namespace) -> None:
     """The problems it is taught on are those of the training split, so that held-out ones stay unseen."""
     from rayrl.config.loading import load

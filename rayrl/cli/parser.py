@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     _export(sub)
     _methods(sub)
     _compare(sub)
+    _labels(sub)
     _report(sub)
     _view(sub)
     _watch(sub)
@@ -210,6 +211,31 @@ def _compare(sub: argparse._SubParsersAction) -> None:
     p.add_argument("--limit-s", type=float, default=7200.0, metavar="S", help="longest that one run may take (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print the table as JSON")
     p.set_defaults(command=commands.compare, overrides=[])
+
+
+def _labels(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "labels",
+        "say what labels are worth: accuracy or return against their number",
+        "Reads finished runs (RUN_DIR …), or trains a RECIPE under several label budgets and reads those runs, and ends in a table and a\n"
+        "picture (OUT/labels.json, OUT/labels.png). Finished runs in OUT are not repeated. Agents and language models alike.",
+    )
+    p.add_argument("what", metavar="RUN_DIR|RECIPE", nargs="+", help="run folders, or one recipe with KEY=VALUE settings")
+    p.add_argument(
+        "--budgets",
+        type=_count,
+        nargs="+",
+        default=[100, 300, 1000, 3000],
+        metavar="N",
+        help="labels of each run (default: 100 300 1000 3000)",
+    )
+    p.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs per budget, with seeds 0 to N-1 (default: %(default)s)")
+    p.add_argument("--out", metavar="FOLDER", default="runs/labels", help="where runs and results go (default: %(default)s)")
+    p.add_argument("--profile", metavar="NAME", help="where it runs: a name under conf/profiles; wins over the recipe")
+    p.add_argument("--limit-s", type=_positive, default=7200.0, metavar="S", help="longest that one run may take (default: %(default)s)")
+    p.add_argument("--json", action="store_true", help="print the table as JSON")
+    p.set_defaults(command=commands.labels)
 
 
 def _warmstart(sub: argparse._SubParsersAction) -> None:

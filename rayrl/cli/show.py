@@ -204,6 +204,17 @@ def comparison(rows: Sequence[Any]) -> None:
     terminal().print(table)
 
 
+def label_economy(rows: Sequence[Any]) -> None:
+    """One line per recipe and label budget: what the judge was asked, what came of it, what it cost."""
+    table = grid("recipe", ">budget", ">runs", ">labels", "measure", ">before", ">after", ">± std", ">gain / 100", ">judge tokens", ">USD")
+    for r in rows:
+        per = f"{100 * r.gain / r.labels:+.3f}" if r.labels else "—"
+        budget = "none" if r.budget is None else f"{r.budget:,}"
+        numbers = (f"{r.before:.3f}", f"{r.after:.3f}", f"{r.spread:.3f}", per, f"{r.tokens:,.0f}", f"{r.cost_usd:.2f}")
+        table.add_row(r.name, budget, f"{r.runs}", f"{r.labels:,.0f}", r.measure.removeprefix("eval/"), *numbers)
+    terminal().print(table)
+
+
 def evaluation(result: Mapping[str, Any], samples: int) -> None:
     """Accuracy in all and by task, then the first samples as they were written."""
     console = terminal()

@@ -122,6 +122,7 @@ RANGES: dict[str, Range] = {
         (f"reward_models.*.{name}" for name in ("updates_per_arrival", "capacity", "questions_per_group", "cpu_threads")), _COUNT
     ),
     **dict.fromkeys((f"reward_models.*.{name}" for name in ("centring", "weight_decay", "grad_clip", "gpus")), _NOT_NEGATIVE),
+    "reward_models.*.warmup_updates": _NOT_NEGATIVE,
     **dict.fromkeys(("reward_models.*.lr", "rewards.deadline_s"), _POSITIVE),
     **dict.fromkeys(("reward_models.*.validation_share", "reward_models.*.dropout"), _BELOW_ONE),
     "reward_models.*.passes": _NOT_NEGATIVE,

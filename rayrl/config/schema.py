@@ -181,6 +181,8 @@ class JudgeSamplingConfig:
 
 @dataclass
 class BudgetConfig:
+    labels: int | None = None
+    """Most questions that are asked of the judge, resumed or not; null is no cap. `rayrl labels` sweeps it."""
     tokens: int | None = None
     """Most tokens (prompts and answers) of the run, resumed or not; null is no cap. A question that might exceed it is not asked."""
     usd: float | None = None
@@ -397,6 +399,11 @@ class RewardModelConfig:
     """Gradient steps whenever new labels arrived."""
     min_labels: int = 32
     """Labels before the first fit."""
+    warmup_updates: int = 0
+    """Gradient steps before it scores anything: a model that has learned next to nothing teaches nonsense."""
+    fit_before_scoring: bool = False
+    """Make the steps that are owed before new samples are scored. It costs time, and keeps a policy from outrunning the model of what
+    is wanted: one that learns faster than its reward model learns to fool it."""
     capacity: int = 25000
     """Labels kept; beyond it the oldest go."""
     validation_share: float = 0.1

@@ -133,7 +133,10 @@ class Annotator:
 
     def _reserve(self, entry: Entry) -> tuple[int, float] | None:
         assert self._asker is not None
-        reserved = self._budget.reserve(*self._asker.most_tokens(entry.question, self._store.template_of(entry)))
+        cap = self._settings.budget.labels
+        is_one_too_many = cap is not None and not entry.asked and self._store.ledger.counts.asked >= cap
+        most = self._asker.most_tokens(entry.question, self._store.template_of(entry))
+        reserved = None if is_one_too_many else self._budget.reserve(*most)
         self._budget_spent = reserved is None
         return reserved
 
@@ -275,7 +278,8 @@ class Annotator:
         if self._storage_problem:
             return self._storage_problem
         if self._is_spent():
-            return f"the budget is spent: {self._budget.tokens:.0f} tokens, {self._budget.usd:.4f} USD"
+            asked = self._store.ledger.counts.asked
+            return f"the budget is spent: {asked} questions, {self._budget.tokens:.0f} tokens, {self._budget.usd:.4f} USD"
         return self._server_problem if self._breaker.is_open else ""
 
     def stats(self) -> dict[str, float]:

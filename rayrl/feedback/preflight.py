@@ -25,15 +25,14 @@ def require(config: Config) -> None:
 
 
 def _problems(config: Config) -> Iterator[str]:
-    feedback = config.feedback
+    feedback, twice = config.feedback, False
     try:
         template = templates.load(feedback.template)
+        twice = template.kind is QuestionKind.PAIR and feedback.pairs.swap
         template.goal_sentence(feedback.goal)
     except ConfigError as e:
         yield f"{e.message} ({e.hint})"
-        return
-    asked = template.kind is QuestionKind.PAIR and feedback.pairs.swap
-    if feedback.budget.tokens is not None and feedback.budget.tokens < feedback.sampling.max_tokens * (1 + asked):
+    if feedback.budget.tokens is not None and feedback.budget.tokens < feedback.sampling.max_tokens * (1 + twice):
         yield (
             f"feedback.budget.tokens {feedback.budget.tokens} does not hold one answer of feedback.sampling.max_tokens "
             f"{feedback.sampling.max_tokens}: no question would ever be asked; raise it"

@@ -72,6 +72,7 @@ class ExampleSet:
         self._capacity, self._share = capacity, validation_share
         self._examples: dict[int, Example] = {}
         self._split: tuple[list[Example], list[Example]] | None = None
+        self._groups: list[list[Example]] | None = None
         self.evicted = 0
         """Examples that made room for newer ones."""
 
@@ -91,7 +92,7 @@ class ExampleSet:
         for key in list(self._examples)[: max(0, len(self._examples) - self._capacity)]:
             del self._examples[key]
             self.evicted += 1
-        self._split = None
+        self._split = self._groups = None
         return new
 
     @property
@@ -99,12 +100,26 @@ class ExampleSet:
         return self._sides()[0]
 
     @property
+    def train_groups(self) -> Sequence[Sequence[Example]]:
+        """The training examples, those of one group together."""
+        if self._groups is None:
+            groups: dict[str, list[Example]] = {}
+            for example in self.train:
+                groups.setdefault(example.group or str(example.key), []).append(example)
+            self._groups = list(groups.values())
+        return self._groups
+
+    @property
     def validation(self) -> Sequence[Example]:
         return self._sides()[1]
 
+    def holds_out(self, group: str) -> bool:
+        """Does everything of this group belong to the validation side?"""
+        return _digest(group, seed=1) / 2.0**64 < self._share
+
     def held_out(self, example: Example) -> bool:
         """Does it belong to the validation side?"""
-        return _digest(example.group or str(example.key), seed=1) / 2.0**64 < self._share
+        return self.holds_out(example.group or str(example.key))
 
     def _sides(self) -> tuple[list[Example], list[Example]]:
         if self._split is None:
@@ -126,7 +141,7 @@ class ExampleSet:
 
     def load(self, file: Path) -> None:
         """Replaces the content by that of `save`."""
-        self._examples, self._split = {}, None
+        self._examples, self._split, self._groups = {}, None, None
         for row in pq.read_table(file).to_pylist():
             rest = (row["value"], row["weight"], row["group"])
             example = Label(row["text"], *rest) if row["other"] is None else Pair(row["text"], row["other"], *rest)

@@ -30,6 +30,8 @@ from rayrl.types import FloatArray
 _WEIGHTS, _EXAMPLES, _STATE = "fitter.pt", "examples.parquet", "fitter.json"
 _FORMAT = 1
 _TEXTS_AT_ONCE = 256
+_MEASURED = 512
+"""Held-out examples that quality is measured on."""
 
 
 class Scored(NamedTuple):
@@ -78,13 +80,13 @@ class Fitter:
             raise ValueError(f"{type(self.objective).__name__} learns from {self.objective.example.__name__}, not {type(wrong).__name__}")
         new = self.examples.add(examples)
         self.arrived += len(examples)
-        self.owed = max(self.owed, self._settings.updates_per_arrival)
+        self.owed = max(self.owed, self._settings.updates_per_arrival, self._settings.warmup_updates - self.updates)
         return new
 
     def fit(self, max_updates: int | None = None) -> bool:
         """Makes the steps that are owed, at most ``max_updates``; True when weights changed. Waits for ``min_labels`` first.
 
-        When nothing is owed any more, quality is measured on the held-out examples.
+        When nothing is owed any more, quality is measured on the newest held-out examples: those of the present policy.
         """
         steps = self.pending if max_updates is None else min(self.pending, max_updates)
         losses = [self._update() for _ in range(steps)]
@@ -99,7 +101,7 @@ class Fitter:
 
     def measure(self) -> None:
         """Quality on the held-out examples, into `metrics`; `fit` does it when nothing is owed any more."""
-        self._report |= {f"held_out_{name}": value for name, value in self.evaluate(self.examples.validation).items()}
+        self._report |= {f"held_out_{name}": value for name, value in self.evaluate(self.examples.validation[-_MEASURED:]).items()}
 
     def fit_epochs(self, epochs: int, report: Callable[[int, int, float], None] = lambda step, steps, loss: None) -> None:
         """Passes over all training examples, in a new order each, with a learning rate that falls linearly to 0: for data that is
@@ -123,8 +125,8 @@ class Fitter:
 
     @property
     def ready(self) -> bool:
-        """Has it learned from anything yet?"""
-        return self.version > 0
+        """Has it learned enough to be listened to?"""
+        return self.version > 0 and self.updates >= self._settings.warmup_updates
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         """Quality on ``examples``; empty without any."""
@@ -217,11 +219,17 @@ class Fitter:
     # ---- inside
 
     def _update(self) -> float:
-        """One gradient step on a minibatch drawn from the training examples."""
+        """One gradient step on a minibatch drawn from the training examples.
+
+        Whole groups are drawn: k answers to one prompt are run once for all their comparisons (Ouyang et al. 2022, section 3.5).
+        """
         rng = np.random.default_rng([self._seed, self.updates])
-        pool = self.examples.train
-        chosen = rng.choice(len(pool), size=min(self._settings.batch_size, len(pool)), replace=False)
-        return self._step([pool[i] for i in chosen], int(rng.integers(2**63)))
+        groups, chosen = self.examples.train_groups, list[Example]()
+        for i in rng.permutation(len(groups)):
+            chosen += groups[i]
+            if len(chosen) >= self._settings.batch_size:
+                break
+        return self._step(chosen[: self._settings.batch_size], int(rng.integers(2**63)))
 
     def _step(self, examples: Sequence[Example], dropout_seed: int) -> float:
         """One gradient step on ``examples``; returns the loss before it."""

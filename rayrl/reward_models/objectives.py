@@ -51,10 +51,11 @@ class Ranking:
         self._centring = centring
 
     def texts(self, examples: Sequence[Example]) -> list[str]:
-        return [e.first for e in examples] + [e.second for e in examples]
+        """Each text once, however many pairs it is in: the samples of one prompt are compared with one another."""
+        return list(dict.fromkeys(text for e in examples for text in (e.first, e.second)))
 
     def loss(self, outputs: Tensor, examples: Sequence[Example], weights: Tensor) -> LossSum:
-        first, second = outputs.squeeze(-1).chunk(2)
+        first, second = self._sides(outputs.squeeze(-1), examples)
         preference = torch.tensor([e.preference for e in examples], device=outputs.device)
         loss = losses.bradley_terry(first, second, preference[:, None].expand_as(first), weights)
         if self._centring:
@@ -66,7 +67,7 @@ class Ranking:
         return outputs.squeeze(-1)
 
     def evaluate(self, outputs: Tensor, examples: Sequence[Example]) -> dict[str, float]:
-        first, second = outputs.squeeze(-1).mean(1).chunk(2)
+        first, second = self._sides(outputs.squeeze(-1).mean(1), examples)
         margin = (first - second).double().cpu().numpy()
         preference = np.array([e.preference for e in examples])
         target = torch.from_numpy(preference)
@@ -77,6 +78,12 @@ class Ranking:
             "calibration_error": calibration.reliability(1 / (1 + np.exp(-margin)), preference).expected_error,
             "ties_share": float(np.mean(preference == 0.5)),
         }
+
+    def _sides(self, scores: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Scores of the first and of the second text of every pair, from those of `texts`."""
+        place = {text: i for i, text in enumerate(self.texts(examples))}
+        both = torch.tensor([(place[e.first], place[e.second]) for e in examples], device=scores.device)
+        return scores[both[:, 0]], scores[both[:, 1]]
 
 
 class Classification:

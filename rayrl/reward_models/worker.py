@@ -14,7 +14,6 @@ import os
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,13 @@ import numpy as np
 
 from rayrl.annotations import Annotation, Question, QuestionKind
 from rayrl.config.schema import RewardComponent, RewardModelConfig
-from rayrl.data import arrow
-from rayrl.errors import DeadlineExceeded, RayrlError, RoleFailed
+from rayrl.errors import DeadlineExceeded, RoleFailed
 from rayrl.protocols import Annotator, ReplayBuffer, Store
 from rayrl.reward_models.examples import Example, Label, Pair
 from rayrl.reward_models.fitter import Fitter
 from rayrl.reward_models.questions import choose_pairs, choose_singles
-from rayrl.telemetry.process import resident_bytes
-from rayrl.types import FloatArray, GroupInfo, RewardRecord, RewardStatus, Trajectory
+from rayrl.scoring import Leased, ScoringJob
+from rayrl.types import FloatArray, RewardRecord, RewardStatus, Trajectory
 
 _IDLE_S, _POLL_S = 0.5, 0.05
 _SLICE = 4
@@ -41,11 +39,12 @@ _SAVE_EVERY_S = 20.0
 _STATE = "worker.json"
 
 
-@dataclass
-class _Held:
-    info: GroupInfo
-    trajectories: list[Trajectory]
-    since: float
+@dataclass(eq=False)
+class _Held(Leased):
+    """A group on its way through the model."""
+
+    due: int = 0
+    """Gradient steps that the model must have made before it scores this group."""
 
 
 class RewardModelWorker:
@@ -71,41 +70,36 @@ class RewardModelWorker:
         max_groups: int = 64,
         fetch_s: float = 60.0,
     ) -> None:
-        self._name, self._buffer, self._store, self._annotator = name, buffer, store, annotator
+        failure = lambda component, error: RewardRecord(component, RewardStatus.FAILED, error=error, producer=name)
+        self._job = ScoringJob(name, name, buffer, store, components, failure, fetch_s)
+        self._name, self._annotator, self._max_groups = name, annotator, max_groups
         self._fitter, self._settings, self._components = fitter, settings, components
         self._deadline_s, self._folder, self._seed = deadline_s, folder, seed
-        self._max_groups, self._fetch_s = max_groups, fetch_s
         self._lock = threading.Lock()
         """Guards the fitter, the cursor and the counters that are saved."""
         self._cursor = self._asked = self._labels = 0
         self._stopping = threading.Event()
         self._saved_at, self._saved_version = time.monotonic(), 0
-        self._busy_s = self._waited_s = 0.0
-        self._groups = self._scored = 0
-        self._failed: Counter[str] = Counter()
         if folder is not None and (folder / _STATE).is_file():
             self.load(folder)
 
     def run(self) -> None:
         held: list[_Held] = []
         while not self._stopping.is_set():
-            free = self._max_groups - len(held)
-            asked = time.monotonic()
             patience = 0.0 if held or self._fitter.pending else _IDLE_S
-            groups = self._buffer.lease_unscored(self._name, self._name, free, patience) if free else []
+            groups = self._job.lease(self._max_groups - len(held), patience)
             leased = time.monotonic()
-            fetched = self._fetched(groups)
-            self._ask(fetched)
-            held += fetched
+            self._ask(groups)
             self._collect()
+            due = self._fitter.updates + self._fitter.pending if self._settings.fit_before_scoring else 0
+            held += [_Held(group.ordinal, group.trajectories, group.since, due) for group in groups]
             learned = self._learn()
             held = self._deliver(held)
             if groups or learned:
-                self._waited_s += leased - asked
-                self._busy_s += time.monotonic() - leased
+                self._job.busy_s += time.monotonic() - leased
             else:
                 self._stopping.wait(_POLL_S if held else 0.0)
-                self._waited_s += time.monotonic() - asked
+                self._job.waited_s += time.monotonic() - leased
 
     def stop(self) -> None:
         self._stopping.set()
@@ -140,18 +134,9 @@ class RewardModelWorker:
                 self._fitter.network.save_pretrained(folder)
 
     def stats(self) -> dict[str, Any]:
-        """As `RewardWorker.stats`, and ``model``: the fitter's metrics."""
+        """See `ScoringJob.stats`; and ``model``: the fitter's metrics."""
         model = self._fitter.metrics() | {"asked": float(self._asked), "arrived": float(self._labels), "owed": float(self._fitter.owed)}
-        return {
-            "busy_s": self._busy_s,
-            "waited_s": self._waited_s,
-            "groups": self._groups,
-            "scored": self._scored,
-            "failed": self._failed.total(),
-            "failed_by_reason": dict(self._failed),
-            "rss_bytes": resident_bytes(),
-            "model": model,
-        }
+        return self._job.stats() | {"model": model}
 
     # ---- learning
 
@@ -159,7 +144,7 @@ class RewardModelWorker:
     def _usable(self) -> bool:
         return self._fitter.ready or not self._settings.online
 
-    def _ask(self, held: Sequence[_Held]) -> None:
+    def _ask(self, held: Sequence[Leased]) -> None:
         """Offers questions about new groups. An annotator that is away loses them: there will be other groups."""
         if self._annotator is None or not held:
             return
@@ -174,13 +159,13 @@ class RewardModelWorker:
         self._asked += len(questions)
 
     def _questions(self, trajectories: Sequence[Trajectory]) -> list[Question]:
+        """What is held out is drawn at random: quality measured on what the model is unsure of would always look poor."""
         texts, count = [t.text for t in trajectories], self._settings.questions_per_group
         rng = np.random.default_rng([self._seed, trajectories[0].ordinal])
-        heads = None
-        if self._settings.choose == "uncertainty" and self._fitter.ready:
+        heads, context = None, trajectories[0].prompt_text
+        if self._settings.choose == "uncertainty" and self._fitter.ready and not self._fitter.examples.holds_out(context):
             with self._lock:
                 heads = self._fitter.heads([full_text(t) for t in trajectories])
-        context = trajectories[0].prompt_text
         if self._settings.objective == "ranking":
             return [Question((texts[a], texts[b]), context) for a, b in choose_pairs(texts, heads, count, rng)]
         return [Question((texts[i],), context) for i in choose_singles(texts, heads, count, rng)]
@@ -216,34 +201,23 @@ class RewardModelWorker:
 
     # ---- scoring
 
-    def _fetched(self, groups: Sequence[GroupInfo]) -> list[_Held]:
-        found, lost = [], {}
-        for group in groups:
-            try:
-                found.append(_Held(group, arrow.decode(self._store.get(group.payload, timeout_s=self._fetch_s)), time.monotonic()))
-            except RayrlError as e:
-                lost[group.ordinal] = [self._failures(f"payload lost: {e}") for _ in group.lengths]
-        if lost:
-            self._put(lost)
-        return found
-
     def _deliver(self, held: list[_Held]) -> list[_Held]:
         """Hands in what can be scored, and what cannot wait any longer; returns the rest."""
-        now = time.monotonic()
+        late = [group for group in held if time.monotonic() - group.since >= self._deadline_s]
         if self._usable:
-            trajectories = [t for group in held for t in group.trajectories]
+            ready = [group for group in held if self._fitter.updates >= group.due or group in late]
+            trajectories = [t for group in ready for t in group.trajectories]
             with self._lock:
                 records = iter(self._records(trajectories, update=True))
-            self._put({group.info.ordinal: [next(records) for _ in group.trajectories] for group in held})
-            return []
-        late = [group for group in held if now - group.since >= self._deadline_s]
+            self._job.put({group.ordinal: [next(records) for _ in group.trajectories] for group in ready})
+            return [group for group in held if group not in ready]
         error = f"not ready: no version within {self._deadline_s:g} s ({len(self._fitter.examples)} labels)"
-        self._put({group.info.ordinal: [self._failures(error) for _ in group.trajectories] for group in late})
+        self._job.put({group.ordinal: [self._job.failures(error) for _ in group.trajectories] for group in late})
         return [group for group in held if group not in late]
 
     def _records(self, trajectories: Sequence[Trajectory], update: bool) -> list[list[RewardRecord]]:
         if not self._usable:
-            return [self._failures("not ready: nothing was learned yet") for _ in trajectories]
+            return [self._job.failures("not ready: nothing was learned yet") for _ in trajectories]
         started = time.monotonic()
         values = self._values([full_text(t) for t in trajectories], update)
         provenance = {
@@ -277,20 +251,6 @@ class RewardModelWorker:
                 own = single[:, component.head]
                 found[name] = stats.normalize(own) if scaled else own
         return found
-
-    def _failures(self, error: str) -> list[RewardRecord]:
-        return [RewardRecord(name, RewardStatus.FAILED, error=error, producer=self._name) for name in self._components]
-
-    def _put(self, rewards: dict[int, list[list[RewardRecord]]]) -> None:
-        if not rewards:
-            return
-        self._buffer.put_rewards(self._name, rewards)
-        self._groups += len(rewards)
-        for record in (r for samples in rewards.values() for sample in samples for r in sample):
-            if record.status is RewardStatus.SCORED:
-                self._scored += 1
-            else:
-                self._failed[record.error.partition(":")[0]] += 1
 
 
 def applies(component: RewardComponent, trajectory: Trajectory) -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -20,11 +19,10 @@ from typing import Any
 
 from rayrl.annotations import Annotation, Question, QuestionState
 from rayrl.config.schema import RewardComponent
-from rayrl.data import arrow
-from rayrl.errors import DeadlineExceeded, RayrlError, RoleFailed
+from rayrl.errors import DeadlineExceeded, RoleFailed
 from rayrl.protocols import Annotator, ReplayBuffer, Store
-from rayrl.telemetry.process import resident_bytes
-from rayrl.types import GroupInfo, RewardRecord, RewardStatus, Trajectory
+from rayrl.scoring import Leased, ScoringJob
+from rayrl.types import RewardRecord, RewardStatus, Trajectory
 
 _IDLE_S, _POLL_S = 1.0, 0.25
 NOT_APPLICABLE = "not applicable"
@@ -35,13 +33,10 @@ Place = tuple[str, tuple[int, ...]]
 """What one question is about: a component, and the sample or the two samples in question."""
 
 
-@dataclass
-class _Waiting:
+@dataclass(eq=False)
+class _Waiting(Leased):
     """A group on its way through the judge."""
 
-    ordinal: int
-    trajectories: list[Trajectory]
-    since: float
     found: dict[Place, Annotation] = field(default_factory=dict)
     """Final annotations."""
 
@@ -65,32 +60,26 @@ class JudgeWorker:
         paired: Collection[str] = (),
     ) -> None:
         """``paired``: components whose template compares two texts."""
-        self._name, self._job, self._components = name, job, dict(components)
-        self._buffer, self._store, self._annotator = buffer, store, annotator
-        self._deadline_s, self._patient = deadline_s, patient
-        self._max_groups, self._fetch_s, self._paired = max_groups, fetch_s, frozenset(paired)
+        self._components, self._buffer, self._annotator = dict(components), buffer, annotator
+        self._job = ScoringJob(name, job, buffer, store, components, self._failure, fetch_s)
+        self._deadline_s, self._patient, self._max_groups = deadline_s, patient, max_groups
+        self._paired = frozenset(paired)
         self._stopping = threading.Event()
-        self._busy_s = self._waited_s = 0.0
-        self._groups = self._scored = 0
-        self._failed: Counter[str] = Counter()
 
     def run(self) -> None:
         waiting: list[_Waiting] = []
         while not self._stopping.is_set():
-            started = time.monotonic()
-            free = self._max_groups - len(waiting)
-            leased = self._buffer.lease_unscored(self._name, self._job, free, 0.0 if waiting else _IDLE_S) if free else []
-            waiting += self._fetched(leased)
+            leased = self._job.lease(self._max_groups - len(waiting), 0.0 if waiting else _IDLE_S)
+            waiting += [_Waiting(group.ordinal, group.trajectories) for group in leased]
             if not waiting:
-                self._waited_s += time.monotonic() - started
                 continue
+            started = time.monotonic()
             self._ask(waiting, _POLL_S)
             now = time.monotonic()
             ready = [w for w in waiting if self._is_complete(w) or (not self._patient and now - w.since >= self._deadline_s)]
-            if ready:
-                self._buffer.put_rewards(self._name, self._counted({w.ordinal: self._records(w) for w in ready}))
+            self._job.put({w.ordinal: self._records(w) for w in ready})
             waiting = self._still_wanted([w for w in waiting if w not in ready], now)
-            self._busy_s += time.monotonic() - started
+            self._job.busy_s += time.monotonic() - started
 
     def stop(self) -> None:
         """Makes `run` return; the questions go on, and their answers are there for whoever leases the groups next."""
@@ -98,37 +87,16 @@ class JudgeWorker:
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[list[RewardRecord]]:
         """Records for a caller instead of the buffer (evaluation); waits for the judge at most ``deadline_s``."""
-        waiting, limit = _Waiting(-1, list(trajectories), time.monotonic()), time.monotonic() + self._deadline_s
+        waiting, limit = _Waiting(-1, list(trajectories)), time.monotonic() + self._deadline_s
         while not self._is_complete(waiting) and time.monotonic() < limit and not self._stopping.is_set():
             self._ask([waiting], min(_IDLE_S, max(0.0, limit - time.monotonic())))
         return self._records(waiting)
 
     def stats(self) -> dict[str, Any]:
-        """As `RewardWorker.stats`."""
-        return {
-            "busy_s": self._busy_s,
-            "waited_s": self._waited_s,
-            "groups": self._groups,
-            "scored": self._scored,
-            "failed": self._failed.total(),
-            "failed_by_reason": dict(self._failed),
-            "rss_bytes": resident_bytes(),
-        }
+        """See `ScoringJob.stats`."""
+        return self._job.stats()
 
     # ---- inside
-
-    def _fetched(self, groups: Sequence[GroupInfo]) -> list[_Waiting]:
-        """The groups whose trajectories can be read; the others get failed records at once."""
-        found, lost = [], {}
-        for group in groups:
-            try:
-                trajectories = arrow.decode(self._store.get(group.payload, timeout_s=self._fetch_s))
-                found.append(_Waiting(group.ordinal, trajectories, time.monotonic()))
-            except RayrlError as e:
-                lost[group.ordinal] = [[self._failure(name, f"payload lost: {e}") for name in self._components] for _ in group.lengths]
-        if lost:
-            self._buffer.put_rewards(self._name, self._counted(lost))
-        return found
 
     def _asked(self, waiting: _Waiting) -> list[Place]:
         """What a judge must answer: single samples, or pairs of samples of one prompt that say different things."""
@@ -239,12 +207,3 @@ class JudgeWorker:
 
     def _failure(self, name: str, error: str) -> RewardRecord:
         return RewardRecord(name, RewardStatus.FAILED, error=error, producer=self._components[name].judge or "")
-
-    def _counted(self, rewards: dict[int, list[list[RewardRecord]]]) -> dict[int, list[list[RewardRecord]]]:
-        self._groups += len(rewards)
-        for record in (r for samples in rewards.values() for sample in samples for r in sample):
-            if record.status is RewardStatus.SCORED:
-                self._scored += 1
-            else:
-                self._failed[record.error.partition(":")[0]] += 1
-        return rewards

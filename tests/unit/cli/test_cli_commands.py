@@ -9,7 +9,7 @@ from rayrl import cli
 from rayrl.cli.parser import build_parser
 from rayrl.errors import ConfigError, DeadlineExceeded
 
-COMMANDS = ["train", "resume", "plan", "check", "eval", "export", "methods", "warmstart", "train-rm", "compare"]
+COMMANDS = ["train", "resume", "plan", "check", "eval", "export", "methods", "warmstart", "train-rm", "compare", "labels"]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ CASES = [
     ("no score can come later", ["rewards.on_failure=rescore", "buffer.max_staleness=0"]),
     ("a model that never learns needs a trained checkpoint", ["reward_models.online.online=false"]),
     ("reward_models.online.max_length 32", ["reward_models.online.max_length=32"]),
+    ("min_labels 200 is more than the first 32 groups ask for", ["reward_models.online.min_labels=200"]),
     ("reward_models.online.lr is 0.0; it must be greater than 0", ["reward_models.online.lr=0"]),
     ("reward_models.online has heads 0 to 0: raise heads", ["rewards.components.preferred.head=1"]),
     ("names a head or a deviation and only a reward model has those", ["rewards.components.correct.head=0"]),

@@ -259,3 +259,17 @@ def test_pairs_of_sighted_texts_are_made_as_long_as_the_judge_has_time(store, se
         assert wait_for(lambda: annotator.stats()["feedback/labelled_count"] == 15), "all pairs of six texts"
         labels = annotator.labels_since()[1]
         assert all(len(a.items) == 2 and a.values == (0.5,) for a in labels) and annotator.snapshot(0) is None
+
+
+def test_no_more_questions_are_asked_than_the_budget_has_labels_also_after_a_restart(store, settings):
+    limits = settings(budget__labels=5, retry__max_attempts=2)
+    judge = ScriptedJudge()
+    seen = messages(20)
+    for _ in range(2):
+        with running(Annotator(limits, store(limits), judge)) as annotator:
+            annotator.sight(seen, dict.fromkeys(seen, 1))
+            assert wait_for(
+                lambda a=annotator: a.stats()["feedback/budget_spent_bool"] == 1.0 and a.stats()["feedback/labelled_count"] == 5
+            )
+            assert "the budget is spent: 5 questions" in annotator.problem()
+    assert len(judge.prompts) == 5

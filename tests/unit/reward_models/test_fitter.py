@@ -87,6 +87,38 @@ def test_steps_follow_arrivals_and_may_be_made_in_slices():
     assert f.owed == 10, "a flood of arrivals does not pile up work"
 
 
+def test_nobody_listens_before_the_warm_up_is_complete():
+    f = fitter(updates_per_arrival=4, warmup_updates=10)
+    f.add(labels(0, 50))
+    assert f.pending == 10
+    assert f.fit(6) and f.version == 1 and not f.ready
+    assert f.fit() and (f.updates, f.owed) == (10, 0) and f.ready
+    f.add(labels(50, 60))
+    assert f.pending == 4 and f.ready, "it is warm once and for all"
+
+
+def test_the_answers_to_one_prompt_are_run_once_for_all_their_comparisons():
+    f = fitter("ranking", batch_size=12, validation_share=0.0, updates_per_arrival=1)
+    ran: list[list[str]] = []
+    encode = f.network.encode
+    f.network.encode = lambda texts: ran.append(list(texts)) or encode(texts)
+    f.add(Pair(f"{p} {a}", f"{p} {b}", 1.0, group=f"{p}") for p in range(20) for a in range(4) for b in range(a))
+    f.fit()
+    assert len(ran) == 1 and len(ran[0]) == len(set(ran[0])) == 8, "two prompts of four answers make twelve pairs"
+
+
+def test_a_loss_over_shared_texts_is_that_over_pairs_on_their_own():
+    objective, generator = build("ranking", centring=0.1), torch.Generator().manual_seed(0)
+    some = [Pair("a", "b", 1.0), Pair("b", "c", 0.5, 2.0), Pair("a", "c", 0.0)]
+    value = {t: torch.randn(1, 1, generator=generator) for t in "abc"}
+    outputs = torch.stack([value[t] for t in objective.texts(some)])
+    weights = torch.from_numpy(bootstrap_weights(some, 1))
+    alone = [
+        objective.loss(torch.stack([value[t] for t in objective.texts([p])]), [p], w[None]) for p, w in zip(some, weights, strict=True)
+    ]
+    assert objective.loss(outputs, some, weights).sum == pytest.approx(sum(a.sum for a in alone))
+
+
 def test_equal_versions_score_equally_and_a_fit_changes_them():
     f = fitter()
     f.add(labels(0, 60))

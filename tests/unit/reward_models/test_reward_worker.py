@@ -15,7 +15,7 @@ from rayrl.annotations import Question, QuestionKind
 from rayrl.config.schema import RewardComponent, RewardModelConfig
 from rayrl.reward_models.fitter import Fitter
 from rayrl.reward_models.objectives import build
-from rayrl.reward_models.worker import RewardModelWorker
+from rayrl.reward_models.worker import RewardModelWorker, _Held, to_example
 from rayrl.types import RewardStatus
 
 SETTINGS = RewardModelConfig(
@@ -64,6 +64,21 @@ def test_it_asks_about_what_the_policy_wrote_learns_and_scores_it():
     assert model["arrived"] == len(annotator.log) and model["version"] >= 1 and model["asked"] == len(annotator.asked)
 
 
+def test_held_out_prompts_are_asked_about_at_random():
+    """What a model is unsure of looks poor by construction: quality is measured on what the policy writes."""
+    settings = replace(SETTINGS, validation_share=0.5, questions_per_group=1)
+    buffer = ScriptedBuffer(groups(60))
+    made = worker(buffer, ScriptedAnnotator(prefers_a), settings)
+    run(made, buffer.answered)
+    chosen_by_heads = []
+    heads = made._fitter.heads
+    made._fitter.heads = lambda texts: chosen_by_heads.append(texts[0].partition(":")[0] + ":") or heads(texts)
+    for samples in groups(40, start=500).values():
+        made._questions(samples)
+    held_out = {f"p{o}:" for o in range(500, 540) if made._fitter.examples.holds_out(f"p{o}:")}
+    assert 5 < len(held_out) < 35 and set(chosen_by_heads) == {f"p{o}:" for o in range(500, 540)} - held_out
+
+
 def test_before_it_has_learned_groups_wait_for_it_and_no_longer_than_the_deadline():
     buffer, annotator = ScriptedBuffer(groups(6)), ScriptedAnnotator(lambda q: None)
     started = time.monotonic()
@@ -73,17 +88,33 @@ def test_before_it_has_learned_groups_wait_for_it_and_no_longer_than_the_deadlin
     assert all(r.status is RewardStatus.FAILED and r.value is None and r.error.startswith("not ready") for r in records)
 
 
-def test_a_judge_that_falls_silent_holds_up_nobody():
+def test_what_the_labels_ask_for_is_learned_before_anything_newer_is_scored():
+    settings = replace(SETTINGS, fit_before_scoring=True, warmup_updates=40, updates_per_arrival=30)
+    buffer, annotator = ScriptedBuffer(groups(30)), ScriptedAnnotator(prefers_a)
+    made = worker(buffer, annotator, settings)
+    run(made, buffer.answered)
+    assert made.stats()["model"]["updates"] >= 40 and made.stats()["failed"] == 0
+    made._fitter.add([to_example(a) for a in annotator.log[:5]])
+    updates, trajectories = made._fitter.updates, groups(1, start=70)[70]
+    held = [_Held(70, trajectories, due=updates + made._fitter.pending)]
+    assert made._deliver(held) == held and 70 not in buffer.rewards
+    made._fitter.fit()
+    assert made._deliver(held) == [] and buffer.rewards[70][0][0].status is RewardStatus.SCORED
+    old = [_Held(71, trajectories, time.monotonic() - 31, due=10**9)]
+    assert made._deliver(old) == [] and buffer.rewards[71][0][0].status is RewardStatus.SCORED, "not beyond the deadline"
+
+
+def test_a_judge_that_falls_silent_holds_up_nobody(tmp_path):
     buffer, annotator = ScriptedBuffer(groups(20)), ScriptedAnnotator(prefers_a)
     made = worker(buffer, annotator)
     run(made, buffer.answered)
+    made.save(tmp_path / "m")
     annotator.away = True
     more = ScriptedBuffer(groups(30, start=100))
-    made._buffer = made._store = more
-    made._stopping.clear()
+    again = worker(more, annotator, folder=tmp_path / "m")
     started = time.monotonic()
-    run(made, more.answered)
-    assert time.monotonic() - started < 5 and made.stats()["failed"] == 0
+    run(again, more.answered)
+    assert time.monotonic() - started < 5 and again.stats()["failed"] == 0
 
 
 def test_a_payload_that_is_lost_fails_and_the_others_are_scored():
@@ -109,13 +140,14 @@ def test_a_restarted_worker_goes_on_from_its_folder_and_reads_no_label_twice(tmp
     first = worker(buffer, annotator, folder=tmp_path / "m")
     run(first, buffer.answered)
     first.save(tmp_path / "m")
-    second = worker(ScriptedBuffer(groups(5, start=50)), annotator, folder=tmp_path / "m")
+    later = ScriptedBuffer(groups(5, start=50))
+    second = worker(later, annotator, folder=tmp_path / "m")
     before, after = first.stats()["model"], second.stats()["model"]
     assert after == before and after["version"] >= 1
     t = [trajectory(9, 0, "p", "aab")]
     assert second.score(t)[0][0].value == first.score(t)[0][0].value
     seen = len(annotator.log)
-    run(second, second._buffer.answered)
+    run(second, later.answered)
     assert second.stats()["model"]["arrived"] == before["arrived"] + len(annotator.log) - seen
 
 
