@@ -52,9 +52,7 @@ def problems(config: Config) -> Iterator[str]:
         except ConfigError as e:
             yield f"{e.message} ({e.hint})"
             continue
-        if template.kind not in (QuestionKind.SCORE, QuestionKind.CLASS, QuestionKind.PAIR):
-            yield f"{key} {component.judge} asks for a {template.kind} and a reward needs a score, class or pair: take another template"
-        if template.kind is QuestionKind.PAIR and config.batch.group_size < 2:
+        if template.kind in (QuestionKind.PAIR, QuestionKind.RANKING) and config.batch.group_size < 2:
             yield f"{key} {component.judge} compares samples of one prompt and batch.group_size is {config.batch.group_size}: raise it"
     yield from _retrieved(config)
     for name, model in config.reward_models.items():
@@ -64,7 +62,7 @@ def problems(config: Config) -> Iterator[str]:
             kind = templates.load(config.feedback.template).kind
         except ConfigError:
             return  # said by the preflight of feedback
-        wanted = _KINDS.get(model.objective)
+        wanted = QuestionKind.RANKING if model.listwise else _KINDS.get(model.objective)
         if kind is not wanted:
             yield (
                 f"reward_models.{name}.objective {model.objective} learns from {wanted} questions and feedback.template "
@@ -221,7 +219,7 @@ def build_judge_worker(
         deadline_s=config.rewards.deadline_s,
         patient=config.rewards.on_failure == "rescore",
         fetch_s=config.deadlines.call_s,
-        paired=[name for name, c in components.items() if templates.load(c.judge).kind is QuestionKind.PAIR],
+        kinds={name: templates.load(c.judge).kind for name, c in components.items()},
     )
 
 

@@ -129,7 +129,8 @@ class RewardComponent:
     verifier: str | None = None
     """Source of the scores: registry name or `module:function` of a verifier. Each component has exactly one source."""
     judge: str | None = None
-    """Source of the scores: the judge of `feedback`, asked with this prompt template (kind score or class)."""
+    """Source of the scores: the judge of `feedback`, asked with this prompt template: of kind score or class, pair (the value is a
+    win rate), ranking (the value is a place) or steps."""
     reward_model: str | None = None
     """Source of the scores: a model of `reward_models`, by name."""
     head: int | None = None
@@ -140,6 +141,8 @@ class RewardComponent:
     """Factor in the weighted sum; 0 only measures."""
     tasks: list[str] | None = None
     """Tasks it applies to (0 elsewhere); null is all."""
+    separator: str = "\n\n"
+    """Where a judge that rates steps cuts a sample into them; the same as algorithm.args.separator, where each step is paid."""
     args: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the verifier."""
 
@@ -412,6 +415,8 @@ class RewardModelConfig:
     """Learn from the judge of `feedback` while the run goes on; false scores with the checkpoint as it is."""
     questions_per_group: int = 2
     """Questions asked about one group of samples: pairs (ranking), else single samples."""
+    listwise: bool = False
+    """Ask one ranking of up to `questions_per_group` samples instead of pairs (objective ranking, template of kind ranking)."""
     choose: str = "uncertainty"
     """Which are asked: uncertainty (those that the model is least sure about) or random."""
     normalize: bool = True

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ class RewardModelWorker:
             return
         questions = [question for group in held for question in self._questions(group.trajectories)]
         try:
-            if self._settings.objective == "ranking":
+            if self._settings.objective == "ranking" and not self._settings.listwise:
                 self._annotator.offer_pairs(questions)
             else:
                 self._annotator.ask(questions)
@@ -166,6 +167,9 @@ class RewardModelWorker:
         if self._settings.choose == "uncertainty" and self._fitter.ready and not self._fitter.examples.holds_out(context):
             with self._lock:
                 heads = self._fitter.heads([full_text(t) for t in trajectories])
+        if self._settings.listwise:
+            chosen = sorted(choose_singles(texts, heads, count, rng))
+            return [Question(tuple(texts[i] for i in chosen), context)] if len(chosen) > 1 else []
         if self._settings.objective == "ranking":
             return [Question((texts[a], texts[b]), context) for a, b in choose_pairs(texts, heads, count, rng)]
         return [Question((texts[i],), context) for i in choose_singles(texts, heads, count, rng)]
@@ -179,7 +183,7 @@ class RewardModelWorker:
         except (RoleFailed, DeadlineExceeded):
             return
         with self._lock:
-            found = [example for example in map(to_example, annotations) if isinstance(example, self._fitter.objective.example)]
+            found = [e for annotation in annotations for e in to_examples(annotation) if isinstance(e, self._fitter.objective.example)]
             self._fitter.add(found)
             self._labels += len(found)
             self._cursor = cursor
@@ -262,12 +266,15 @@ def full_text(trajectory: Trajectory) -> str:
     return trajectory.prompt_text + trajectory.text
 
 
-def to_example(annotation: Annotation) -> Example | None:
-    """A label as something to learn from; None for kinds that no reward model learns from."""
+def to_examples(annotation: Annotation) -> list[Example]:
+    """A label as something to learn from. A ranking is all the comparisons that it implies; rated steps teach no reward model."""
     question, context = annotation.question, annotation.question.context
+    texts = [context + text for text in question.texts]
     if annotation.kind is QuestionKind.PAIR:
-        first, second = (context + text for text in question.texts)
-        return Pair(first, second, annotation.label, group=context) if first != second else None
+        return [Pair(texts[0], texts[1], annotation.label, group=context)] if texts[0] != texts[1] else []
+    if annotation.kind is QuestionKind.RANKING:
+        ranked = combinations(sorted(zip(annotation.values, texts, strict=True)), 2)
+        return [Pair(better, worse, 1.0, group=context) for (_, better), (_, worse) in ranked]
     if annotation.kind in (QuestionKind.SCORE, QuestionKind.CLASS):
-        return Label(context + question.texts[0], annotation.label, group=context)
-    return None
+        return [Label(texts[0], annotation.label, group=context)]
+    return []

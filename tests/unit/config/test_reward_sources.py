@@ -21,6 +21,7 @@ CASES = [
     ("no score can come later", ["rewards.on_failure=rescore", "buffer.max_staleness=0"]),
     ("a model that never learns needs a trained checkpoint", ["reward_models.online.online=false"]),
     ("reward_models.online.max_length 32", ["reward_models.online.max_length=32"]),
+    ("a list has two samples", ["reward_models.online={listwise: true, objective: regression}"]),
     ("min_labels 200 is more than the first 32 groups ask for", ["reward_models.online.min_labels=200"]),
     ("reward_models.online.lr is 0.0; it must be greater than 0", ["reward_models.online.lr=0"]),
     ("reward_models.online has heads 0 to 0: raise heads", ["rewards.components.preferred.head=1"]),
@@ -44,7 +45,11 @@ def test_a_source_that_cannot_answer_is_refused_by_name(expected, overrides):
     ("expected", "recipe", "overrides"),
     [
         ("learns from pair questions and feedback.template score", ONLINE, ["feedback.template=score"]),
-        ("judge listwise asks for a ranking", "feedback_judge", ["rewards.components.graded.judge=listwise"]),
+        (
+            "listwise compares samples of one prompt and batch",
+            "feedback_judge",
+            ["rewards.components.graded.judge=listwise", "algorithm.advantage=none", "batch.group_size=1"],
+        ),
         (
             "compares samples of one prompt and batch",
             "feedback_win_rate",

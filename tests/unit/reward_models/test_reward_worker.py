@@ -11,11 +11,11 @@ import pytest
 from scripted_scoring import ScriptedAnnotator, ScriptedBuffer, trajectory
 from test_fitter import CharacterCounts
 
-from rayrl.annotations import Question, QuestionKind
+from rayrl.annotations import Annotation, Question, QuestionKind, QuestionState
 from rayrl.config.schema import RewardComponent, RewardModelConfig
 from rayrl.reward_models.fitter import Fitter
 from rayrl.reward_models.objectives import build
-from rayrl.reward_models.worker import RewardModelWorker, _Held, to_example
+from rayrl.reward_models.worker import RewardModelWorker, _Held, to_examples
 from rayrl.types import RewardStatus
 
 SETTINGS = RewardModelConfig(
@@ -64,6 +64,27 @@ def test_it_asks_about_what_the_policy_wrote_learns_and_scores_it():
     assert model["arrived"] == len(annotator.log) and model["version"] >= 1 and model["asked"] == len(annotator.asked)
 
 
+def test_a_ranked_list_teaches_all_the_comparisons_that_it_implies():
+    settings = replace(SETTINGS, listwise=True, questions_per_group=4)
+
+    class Ranker(ScriptedAnnotator):
+        def _take(self, question):
+            self.asked.append(question)
+            ranks = tuple(float(i) for i in np.argsort(np.argsort([-t.count("a") for t in question.texts])))
+            number = len(self.log) + 1
+            made = Annotation(number, f"{number:032d}", QuestionKind.RANKING, question, (), QuestionState.LABELLED, ranks)
+            self.log.append(made)
+            return made
+
+    buffer, annotator = ScriptedBuffer(groups(40)), Ranker(prefers_a)
+    made = worker(buffer, annotator, settings)
+    run(made, buffer.answered)
+    assert all(len(set(q.texts)) == 4 for q in annotator.asked) and len(annotator.asked) == 40, "one list for each prompt"
+    assert made.stats()["model"]["labels"] == 40 * 6
+    last = [r[0].value for r in buffer.rewards[39]]
+    assert last == sorted(last) and last[0] < last[-1]
+
+
 def test_held_out_prompts_are_asked_about_at_random():
     """What a model is unsure of looks poor by construction: quality is measured on what the policy writes."""
     settings = replace(SETTINGS, validation_share=0.5, questions_per_group=1)
@@ -94,7 +115,7 @@ def test_what_the_labels_ask_for_is_learned_before_anything_newer_is_scored():
     made = worker(buffer, annotator, settings)
     run(made, buffer.answered)
     assert made.stats()["model"]["updates"] >= 40 and made.stats()["failed"] == 0
-    made._fitter.add([to_example(a) for a in annotator.log[:5]])
+    made._fitter.add([e for a in annotator.log[:5] for e in to_examples(a)])
     updates, trajectories = made._fitter.updates, groups(1, start=70)[70]
     held = [_Held(70, trajectories, due=updates + made._fitter.pending)]
     assert made._deliver(held) == held and 70 not in buffer.rewards

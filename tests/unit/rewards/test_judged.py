@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rayrl.annotations import QuestionKind
+from rayrl.annotations import Annotation, QuestionKind, QuestionState
 from rayrl.config.schema import RewardComponent
 from rayrl.rewards.judged import JudgeWorker
 from rayrl.types import RewardStatus
@@ -18,6 +18,7 @@ from rayrl.types import RewardStatus
 sys.path.append(str(Path(__file__).parent.parent / "reward_models"))
 from scripted_scoring import ScriptedAnnotator, ScriptedBuffer, trajectory
 
+PAIRED = {"preferred": RewardComponent(judge="pairwise")}
 GRADED = {"graded": RewardComponent(judge="score")}
 
 
@@ -122,7 +123,7 @@ def test_a_judge_of_pairs_gives_win_rates_that_add_up_to_half_the_group():
     samples = [trajectory(0, s, "p:", text) for s, text in enumerate(texts)]
     buffer = ScriptedBuffer({0: samples, 1: [trajectory(1, s, "q:", "z" * s) for s in range(2)]})
     annotator = ScriptedAnnotator(lambda q: float(len(q.texts[0]) > len(q.texts[1])), QuestionKind.PAIR)
-    worker = make(buffer, annotator, {"preferred": RewardComponent(judge="pairwise")}, paired=["preferred"])
+    worker = make(buffer, annotator, PAIRED, kinds={"preferred": QuestionKind.PAIR})
     run(worker, buffer.answered)
     found = [r[0].value for r in buffer.rewards[0]]
     wins = lambda i: sum((len(texts[i]) > len(t)) + 0.5 * (texts[i] == t) for j, t in enumerate(texts) if j != i) / 4
@@ -137,7 +138,10 @@ def test_a_comparison_without_an_answer_is_not_made_and_a_sample_without_any_has
         {0: [trajectory(0, s, "p:", t) for s, t in enumerate(["best", "mid", "x"])], 1: [trajectory(1, 0, "q:", "lone")]}
     )
     worker = make(
-        buffer, ScriptedAnnotator(answers, QuestionKind.PAIR), {"preferred": RewardComponent(judge="pairwise")}, paired=["preferred"]
+        buffer,
+        ScriptedAnnotator(answers, QuestionKind.PAIR),
+        {"preferred": RewardComponent(judge="pairwise")},
+        kinds={"preferred": QuestionKind.PAIR},
     )
     run(worker, buffer.answered)
     first, second, third = (r[0] for r in buffer.rewards[0])
@@ -147,6 +151,40 @@ def test_a_comparison_without_an_answer_is_not_made_and_a_sample_without_any_has
 
 def test_pairs_of_an_evaluation_stay_within_their_prompt():
     annotator = ScriptedAnnotator(lambda q: float(len(q.texts[0]) > len(q.texts[1])), QuestionKind.PAIR)
-    worker = make(ScriptedBuffer({}), annotator, {"preferred": RewardComponent(judge="pairwise")}, paired=["preferred"])
+    worker = make(ScriptedBuffer({}), annotator, PAIRED, kinds={"preferred": QuestionKind.PAIR})
     both = [*groups(2)[0], *groups(2)[1]]
     assert [r[0].value for r in worker.score(both)] == [0.0, 0.5, 1.0] * 2 and len(annotator.asked) == 6
+
+
+class AnyAnnotator(ScriptedAnnotator):
+    """Answers with several values."""
+
+    def ask(self, questions, template=None, wait_s=0.0):
+        self.asked += questions
+        return [self.annotate(q, self.answer(q)) for q in questions]
+
+    def annotate(self, question, values):
+        state = QuestionState.LABELLED if values else QuestionState.FAILED
+        return Annotation(1, "k" * 32, self.kind, question, (), state, tuple(values), "" if values else "malformed: x", template="t" * 16)
+
+
+def test_a_ranking_gives_the_best_one_and_the_worst_zero_and_asks_about_each_text_once():
+    annotator = AnyAnnotator(lambda q: [float(sorted(q.texts, key=len, reverse=True).index(t)) for t in q.texts], QuestionKind.RANKING)
+    samples = [trajectory(0, s, "p0:", "x" * length) for s, length in enumerate((1, 3, 2, 3))] + [trajectory(1, 0, "p1:", "y")] * 2
+    worker = make(ScriptedBuffer({}), annotator, {"place": RewardComponent(judge="listwise")}, kinds={"place": QuestionKind.RANKING})
+    assert [r[0].value for r in worker.score(samples)] == [0.0, 1.0, 0.5, 1.0, 0.5, 0.5]
+    assert [q.texts for q in annotator.asked] == [("x", "xxx", "xx")], "equal texts are one, and one text is no list"
+    annotator.answer = lambda q: []
+    assert [r[0].status for r in worker.score(samples)][:2] == [RewardStatus.FAILED] * 2
+
+
+def test_steps_are_rated_one_by_one_and_pay_the_sample_their_sum():
+    annotator = AnyAnnotator(lambda q: [float("ok" in t) for t in q.texts], QuestionKind.STEPS)
+    components = {"process": RewardComponent(judge="steps", separator=",")}
+    worker = make(ScriptedBuffer({}), annotator, components, kinds={"process": QuestionKind.STEPS})
+    rated, empty = worker.score([trajectory(0, 0, "p:", "ok, bad, ok"), trajectory(0, 1, "p:", "")])
+    assert (rated[0].value, rated[0].step_values) == (2.0, (1.0, 0.0, 1.0)) and annotator.asked[0].texts == ("ok,", "bad,", "ok")
+    assert (empty[0].value, empty[0].step_values, len(annotator.asked)) == (0.0, (), 1)
+    annotator.answer = lambda q: []
+    failed = worker.score([trajectory(0, 2, "p:", "ok")])[0][0]
+    assert failed.status is RewardStatus.FAILED and failed.value is None and failed.step_values is None
