@@ -117,7 +117,7 @@ def start_roles(
     shared = {"config": config, "store": runtime.store}
     hold, roll = (agent_assembly.build_buffer, agent_assembly.build_env_worker) if agent else (build_buffer, build_rollout)
     buffer = runtime.start([RoleSpec("buffer", hold, shared, concurrency=64, trace=False)], start_s)[0]
-    judged = start_feedback(config, runtime, resources, feedback)
+    judged = start_feedback(config, runtime, resources, feedback, resuming=resuming)
     begin_sources = partial(start_sources, config, runtime, resources, buffer, judged.annotator if judged else None, learned, resuming)
     told = {"annotator": judged.annotator} if agent and judged else {}
     sources = begin_sources() if agent else None  # the learner asks an agent's rater, so that it comes first

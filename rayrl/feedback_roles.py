@@ -90,11 +90,21 @@ class Feedback:
             self.annotator.submit("use_judges", list(self._judges.handles))
 
 
-def start_feedback(config: Config, runtime: Runtime, resources: Mapping[str, RoleResources], file: Path) -> Feedback | None:
-    """Starts what ``feedback.judge`` asks for; None without a judge. Raises `ConfigError` for a template, goal or key that is not there."""
+def start_feedback(
+    config: Config, runtime: Runtime, resources: Mapping[str, RoleResources], file: Path, *, resuming: bool = False
+) -> Feedback | None:
+    """Starts what ``feedback.judge`` asks for; None without a judge.
+
+    Raises `ConfigError` for a template, goal or key that is not there, and for a server that cannot judge: a run that begins should
+    not find out an hour later. One that is ``resuming`` goes on with the labels that it has.
+    """
     if config.feedback.judge == "none":
         return None
     preflight.require(config)
+    if config.feedback.judge == "http" and not resuming:
+        from rayrl.feedback import probe
+
+        probe.require(config.feedback)
     start_s, judges, handles = config.deadlines.start_s, None, []
     if config.feedback.judge == "vllm":
         role = resources["judge"]

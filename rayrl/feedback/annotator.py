@@ -31,6 +31,8 @@ from rayrl.feedback.store import LabelStore
 from rayrl.protocols import Judge
 
 _STOP_S = 5.0
+_STEP_ASIDE_S = 0.05
+"""How long a caller who only tells what was seen lets the loop go first."""
 
 
 class Annotator:
@@ -57,6 +59,9 @@ class Annotator:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._stopping = threading.Event()
+        self._free = threading.Event()
+        """Cleared while the loop has answers to file: callers in a tight loop would keep lock and interpreter from it otherwise."""
+        self._free.set()
         self._final = threading.Condition()
         if replay is not None and store.template.kind is QuestionKind.PAIR:  # which pairs were chosen then depended on timing
             store.offer(replay.questions(store.template.hash, store.goal, store.model))
@@ -78,6 +83,7 @@ class Annotator:
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
+                self._go_first()
                 pause = self._send()
                 self._commit()
                 try:
@@ -87,6 +93,7 @@ class Annotator:
                     pass
         finally:
             self._loop = None
+            self._free.set()
             for task in self._running:
                 task.cancel()
             if self._running:
@@ -94,6 +101,12 @@ class Annotator:
             if self._judge is not None:
                 await self._judge.close()
             self._close()
+
+    def _go_first(self) -> None:
+        """Callers step aside until everything that is ready in the loop at this moment is done."""
+        if self._free.is_set() and self._loop is not None:
+            self._free.clear()
+            self._loop.call_soon(self._free.set)
 
     def _send(self) -> float:
         """Fills the free slots; returns after how many seconds there may be more to do."""
@@ -148,6 +161,7 @@ class Annotator:
             raise
         except Exception as e:  # a fault of ours must not eat the question, nor the loop
             outcome = Outcome((), f"internal: {type(e).__name__}: {e}")
+        self._go_first()
         if self._breaker.is_open:
             outcome = replace(outcome, counts=False)  # the whole server is at fault
         now = time.monotonic()
@@ -224,11 +238,13 @@ class Annotator:
     def sight(
         self, texts: Mapping[int, bytes | str], sightings: Mapping[int, int], first_sightings: Mapping[int, int] | None = None
     ) -> list[int]:
+        self._free.wait(_STEP_ASIDE_S)
         wanted = self._store.sight(texts, sightings, first_sightings)
         self._filed()
         return wanted
 
     def offer_pairs(self, pairs: Sequence[Question]) -> int:
+        self._free.wait(_STEP_ASIDE_S)
         new = len(self._store.offer(pairs))
         self._filed()
         return new

@@ -119,6 +119,8 @@ class StandIn:
         return ""
 
     async def models(self, request: web.Request) -> web.Response:
+        if self.settings.key and request.headers.get("Authorization") != f"Bearer {self.settings.key}":
+            return _error(401, "invalid api key")
         return web.json_response({"object": "list", "data": [{"id": self.settings.model, "object": "model"}]})
 
     async def stats(self, request: web.Request) -> web.Response:

@@ -273,3 +273,24 @@ def test_no_more_questions_are_asked_than_the_budget_has_labels_also_after_a_res
             )
             assert "the budget is spent: 5 questions" in annotator.problem()
     assert len(judge.prompts) == 5
+
+
+def test_who_tells_without_a_pause_steps_aside_for_the_answers_but_never_for_long(store, settings):
+    annotator = Annotator(settings(), store(settings()), ScriptedJudge())
+    annotator._free.clear()  # as while the loop files answers
+    started = time.monotonic()
+    see(annotator, messages(1))
+    assert 0.03 < time.monotonic() - started < 1.0
+    annotator._free.set()
+    seen, stop = messages(300), threading.Event()
+    with running(annotator):
+        see(annotator, seen)
+        tell = lambda: all(annotator.sight({}, dict.fromkeys(seen, 1)) == [] for _ in iter(stop.is_set, True))
+        threads = [threading.Thread(target=tell) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert wait_for(lambda: labelled(annotator) == 300)
+        stop.set()
+        for thread in threads:
+            thread.join(5)
+        assert annotator._free.wait(5), "callers are let go"
