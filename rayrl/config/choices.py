@@ -19,6 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rewards.aggregate": tuple(registry.AGGREGATORS),
     "rewards.on_failure": ("drop", "fallback", "rescore"),
     "reward_models.*.network": ("transformer", "char_cnn"),
+    "reward_models.*.ties": ("half", "davidson"),
     "reward_models.*.objective": ("ranking", "classification", "regression", "gaussian"),
     "reward_models.*.choose": ("uncertainty", "random"),
     "feedback.judge": ("none", "http", "vllm", "replay"),

@@ -120,6 +120,8 @@ def _model_problems(config: Config) -> Iterator[str]:
             yield f"{key}.online is false and {key}.path is null: a model that never learns needs a trained checkpoint (`rayrl train-rm`)"
         if model.network == "transformer" and model.max_length < config.model.max_length:
             yield f"{key}.max_length {model.max_length} is less than model.max_length {config.model.max_length}: raise it"
+        if model.ties != "half" and model.objective != "ranking":
+            yield f"{key}.ties is {model.ties} and {key}.objective is {model.objective}: only a ranking has ties; set {key}.ties=half"
         if model.listwise and (model.objective != "ranking" or model.questions_per_group < 2):
             yield f"{key}.listwise needs {key}.objective=ranking and {key}.questions_per_group of 2 or more: a list has two samples"
         most = config.batch.groups_per_step * model.questions_per_group

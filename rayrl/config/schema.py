@@ -382,6 +382,8 @@ class RewardModelConfig:
     """Weigh each class by the inverse of its share (classification)."""
     centring: float = 0.001
     """Weight of the mean squared score, which keeps scores near 0 (ranking)."""
+    ties: str = "half"
+    """What a tie is (ranking): half (of a victory for each) or davidson (an outcome of its own, as likely as this judge likes ties)."""
     heads: int = 1
     """Heads on the one trunk, each fitted to a bootstrap sample: their mean is the score, their disagreement the uncertainty."""
     dropout: float = 0.0

@@ -22,7 +22,7 @@ def build_fitter(settings: RewardModelConfig, model: ModelConfig, *, seed: int =
     Raises `ModelError` for a checkpoint that cannot be loaded, `ConfigError` for a network or objective that does not exist.
     """
     objective = objectives.build(
-        settings.objective, classes=settings.classes, class_balance=settings.class_balance, centring=settings.centring
+        settings.objective, classes=settings.classes, class_balance=settings.class_balance, centring=settings.centring, ties=settings.ties
     )
     return Fitter(build_network(settings, model, objective.width * settings.heads, seed), objective, settings, seed=seed, device=device)
 

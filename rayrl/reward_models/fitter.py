@@ -51,10 +51,13 @@ class Fitter:
     ) -> None:
         self.network, self.objective, self._settings, self._seed = network.to(device), objective, settings, seed
         self._device = torch.device(device)
+        for parameter in objective.parameters:
+            parameter.data = parameter.data.to(self._device)
         self.examples = ExampleSet(settings.capacity, settings.validation_share)
         self.stats = RunningStats()
         """Of the scores that were given out; see `normalized`."""
-        self._optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
+        fitted = [*network.parameters(), *objective.parameters]
+        self._optimizer = torch.optim.AdamW(fitted, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
         self.version = 0
         """Grows whenever weights changed: equal versions of one run are equal weights."""
         self.updates = 0
@@ -184,7 +187,9 @@ class Fitter:
     def save(self, folder: Path) -> None:
         """Weights, optimiser, examples, statistics and counters: everything that `load` needs to go on exactly."""
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / _WEIGHTS)
+        beside = [parameter.detach() for parameter in self.objective.parameters]
+        tensors = {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict(), "objective": beside}
+        torch.save(tensors, folder / _WEIGHTS)
         self.examples.save(folder / _EXAMPLES)
         state = {
             "format": _FORMAT,
@@ -208,6 +213,9 @@ class Fitter:
                 raise ValueError(f"format {state['format']}, this rayrl reads {_FORMAT}")
             self.network.load_state_dict(tensors["network"])
             self._optimizer.load_state_dict(tensors["optimizer"])
+            with torch.no_grad():
+                for parameter, saved in zip(self.objective.parameters, tensors.get("objective", ()), strict=True):
+                    parameter.copy_(saved)
             self.examples.load(folder / _EXAMPLES)
         except (OSError, ValueError, KeyError, RuntimeError) as e:
             raise CheckpointError(f"{folder} holds no reward model of this kind: {e}", "resume with the settings of the run") from e

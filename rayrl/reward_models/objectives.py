@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayrl.errors import ConfigError
 from rayrl.reward_models import calibration, losses
@@ -27,6 +27,8 @@ class Objective(Protocol):
     """Outputs per head."""
     example: type
     """`Label` or `Pair`."""
+    parameters: Sequence[nn.Parameter]
+    """What is fitted beside the network."""
 
     def texts(self, examples: Sequence[Example]) -> list[str]:
         """The texts to run through the network, in the order that `loss` and `evaluate` expect the outputs."""
@@ -46,9 +48,11 @@ class Ranking:
 
     width, example = 1, Pair
 
-    def __init__(self, centring: float = 0.0) -> None:
-        """``centring``: weight of the mean squared score."""
+    def __init__(self, centring: float = 0.0, ties: str = "half") -> None:
+        """``centring``: weight of the mean squared score. ``ties``: a tie is ``half`` a victory for each side, or an outcome of its own
+        whose readiness is learned (``davidson``)."""
         self._centring = centring
+        self.parameters = [nn.Parameter(torch.zeros(()))] if ties == "davidson" else []
 
     def texts(self, examples: Sequence[Example]) -> list[str]:
         """Each text once, however many pairs it is in: the samples of one prompt are compared with one another."""
@@ -57,7 +61,7 @@ class Ranking:
     def loss(self, outputs: Tensor, examples: Sequence[Example], weights: Tensor) -> LossSum:
         first, second = self._sides(outputs.squeeze(-1), examples)
         preference = torch.tensor([e.preference for e in examples], device=outputs.device)
-        loss = losses.bradley_terry(first, second, preference[:, None].expand_as(first), weights)
+        loss = self._likelihood(first, second, preference[:, None].expand_as(first), weights)
         if self._centring:
             both = losses.centring(first, weights).sum + losses.centring(second, weights).sum
             loss = loss._replace(sum=loss.sum + self._centring * both / 2)
@@ -70,14 +74,21 @@ class Ranking:
         first, second = self._sides(outputs.squeeze(-1).mean(1), examples)
         margin = (first - second).double().cpu().numpy()
         preference = np.array([e.preference for e in examples])
-        target = torch.from_numpy(preference)
-        loss = losses.bradley_terry(first.cpu().double(), second.cpu().double(), target)
-        return {
+        target = torch.from_numpy(preference).to(first)
+        loss = self._likelihood(first, second, target, None)
+        readiness = {"tie_log_nu": self.parameters[0].item()} if self.parameters else {}
+        return readiness | {
             "loss": loss.mean.item(),
             "accuracy": calibration.pair_accuracy(margin, preference),
             "calibration_error": calibration.reliability(1 / (1 + np.exp(-margin)), preference).expected_error,
             "ties_share": float(np.mean(preference == 0.5)),
         }
+
+    def _likelihood(self, first: Tensor, second: Tensor, preference: Tensor, weights: Tensor | None) -> LossSum:
+        if self.parameters:
+            flat = (first.reshape(-1), second.reshape(-1), preference.reshape(-1))
+            return losses.davidson(*flat, self.parameters[0], None if weights is None else weights.reshape(-1))
+        return losses.bradley_terry(first, second, preference, weights)
 
     def _sides(self, scores: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """Scores of the first and of the second text of every pair, from those of `texts`."""
@@ -89,7 +100,7 @@ class Ranking:
 class Classification:
     """Classes by cross entropy. The score of a text is the probability of the last class (for two classes: of class 1)."""
 
-    example = Label
+    example, parameters = Label, ()
 
     def __init__(self, classes: int = 2, class_balance: bool = False) -> None:
         """``class_balance``: weigh each class by the inverse of its share in the minibatch."""
@@ -130,7 +141,7 @@ class Classification:
 class Regression:
     """Numbers by squared error. A network that was not fitted yet predicts about 0: bring scores to a scale of about 1."""
 
-    width, example = 1, Label
+    width, example, parameters = 1, Label, ()
 
     def texts(self, examples: Sequence[Example]) -> list[str]:
         return [e.text for e in examples]
@@ -179,10 +190,10 @@ OBJECTIVES: Mapping[str, type] = {
 }
 
 
-def build(name: str, *, classes: int = 2, class_balance: bool = False, centring: float = 0.0) -> Objective:
+def build(name: str, *, classes: int = 2, class_balance: bool = False, centring: float = 0.0, ties: str = "half") -> Objective:
     """Raises `ConfigError` for an objective that does not exist."""
     if name == "ranking":
-        return Ranking(centring)
+        return Ranking(centring, ties)
     if name == "classification":
         return Classification(classes, class_balance)
     if name in ("regression", "gaussian"):

@@ -21,6 +21,7 @@ CASES = [
     ("no score can come later", ["rewards.on_failure=rescore", "buffer.max_staleness=0"]),
     ("a model that never learns needs a trained checkpoint", ["reward_models.online.online=false"]),
     ("reward_models.online.max_length 32", ["reward_models.online.max_length=32"]),
+    ("only a ranking has ties", ["reward_models.online={ties: davidson, objective: regression}"]),
     ("a list has two samples", ["reward_models.online={listwise: true, objective: regression}"]),
     ("min_labels 200 is more than the first 32 groups ask for", ["reward_models.online.min_labels=200"]),
     ("reward_models.online.lr is 0.0; it must be greater than 0", ["reward_models.online.lr=0"]),

@@ -175,9 +175,8 @@ def test_money_is_counted_by_the_two_prices(store, settings):
     with running(Annotator(config, store(config), ScriptedJudge())) as annotator:
         see(annotator, messages(500))
         assert wait_for(lambda: annotator.stats()["feedback/budget_spent_bool"])
-        time.sleep(0.3)
-        labels = annotator.labels_since(0, 1000)[1]
-        assert sum(a.cost_usd for a in labels) == pytest.approx(annotator.stats()["feedback/cost_usd"])
+        told = lambda: sum(a.cost_usd for a in annotator.labels_since(0, 1000)[1])
+        assert wait_for(lambda: told() == pytest.approx(annotator.stats()["feedback/cost_usd"]))
         assert 0 < annotator.stats()["feedback/cost_usd"] <= 20.0
 
 

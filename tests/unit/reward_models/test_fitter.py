@@ -39,7 +39,7 @@ class CharacterCounts(nn.Module):
 def fitter(objective: str = "classification", **settings) -> Fitter:
     settings = {"network": "char_cnn", "objective": objective, "lr": 0.01, "min_labels": 8, "updates_per_arrival": 10} | settings
     config = RewardModelConfig(**settings)
-    made = build(objective, classes=config.classes, class_balance=config.class_balance)
+    made = build(objective, classes=config.classes, class_balance=config.class_balance, ties=config.ties)
     return Fitter(CharacterCounts(made.width * config.heads), made, config, seed=3)
 
 
@@ -117,6 +117,26 @@ def test_a_loss_over_shared_texts_is_that_over_pairs_on_their_own():
         objective.loss(torch.stack([value[t] for t in objective.texts([p])]), [p], w[None]) for p, w in zip(some, weights, strict=True)
     ]
     assert objective.loss(outputs, some, weights).sum == pytest.approx(sum(a.sum for a in alone))
+
+
+def test_a_judge_that_likes_ties_is_found_out_and_its_liking_is_saved(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def judged(tie_share: float) -> Fitter:
+        f = fitter("ranking", ties="davidson", lr=0.05, updates_per_arrival=200, validation_share=0.2)
+        f.add(Pair(p.first, p.second, 0.5 if rng.random() < tie_share else p.preference) for p in pairs(400))
+        f.fit()
+        return f
+
+    fond, decided = judged(0.8), judged(0.02)
+    assert fond.metrics()["held_out_tie_log_nu"] > decided.metrics()["held_out_tie_log_nu"] + 1
+    assert decided.metrics()["held_out_accuracy"] > 0.9
+    fond.save(tmp_path / "rm")
+    loaded = fitter("ranking", ties="davidson", lr=0.05)
+    loaded.load(tmp_path / "rm")
+    assert torch.equal(loaded.objective.parameters[0], fond.objective.parameters[0])
+    with pytest.raises(CheckpointError):
+        fitter("ranking").load(tmp_path / "rm")
 
 
 def test_equal_versions_score_equally_and_a_fit_changes_them():
