@@ -130,7 +130,7 @@ def test_a_judge_that_likes_ties_is_found_out_and_its_liking_is_saved(tmp_path):
 
     fond, decided = judged(0.8), judged(0.02)
     assert fond.metrics()["held_out_tie_log_nu"] > decided.metrics()["held_out_tie_log_nu"] + 1
-    assert decided.metrics()["held_out_accuracy"] > 0.9
+    assert decided.metrics()["held_out_accuracy"] > 0.8
     fond.save(tmp_path / "rm")
     loaded = fitter("ranking", ties="davidson", lr=0.05)
     loaded.load(tmp_path / "rm")
