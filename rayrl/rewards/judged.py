@@ -121,8 +121,8 @@ class JudgeWorker:
         return Question(tuple(texts), first.prompt_text)
 
     def _steps(self, name: str, trajectory: Trajectory) -> list[str]:
-        spans = split_steps(trajectory.text, self._components[name].separator)
-        return [trajectory.text[start:end].strip() for start, end in spans]
+        component = self._components[name]
+        return [trajectory.text[start:end].strip() for start, end in split_steps(trajectory.text, component.separator)]
 
     def _applies(self, name: str, trajectory: Trajectory) -> bool:
         return (tasks := self._components[name].tasks) is None or trajectory.task in tasks

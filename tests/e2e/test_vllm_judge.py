@@ -20,7 +20,7 @@ from rayrl.runtime.ray_runtime import RayRuntime
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(vllm_obstacle()), reason=f"vllm cannot run here: {vllm_obstacle()}"),
 ]
 TEMPLATE = """
@@ -34,7 +34,7 @@ def test_what_a_real_engine_answers_is_read_strictly_counted_and_kept(tmp_path):
     template = tmp_path / "sum.yaml"
     template.write_text(TEMPLATE)
     (tmp_path / "logs").mkdir()
-    limits = DeadlinesConfig(start_s=180, call_s=60)
+    limits = DeadlinesConfig(start_s=600, call_s=60)
     config = Config(model=ModelConfig(path="none"), deadlines=limits)
     feedback = config.feedback
     feedback.judge, feedback.model, feedback.template = "vllm", tiny.save(tmp_path / "nano"), str(template)
