@@ -126,7 +126,7 @@ class Annotator:
                 pause = self._settings.flush_s
                 break
             self._breaker.sent()
-            self._requests.take(1.0, now)
+            self._requests.take(len(self._asker.orders(entry.question, self._store.template_of(entry))), now)
             self._tokens.take(entry.reserved_tokens, now)
             leased.append(entry)
         if leased:

@@ -189,6 +189,25 @@ def test_the_rate_limit_spreads_the_questions(store, settings):
         assert 100 <= len(judge.prompts) <= 130
 
 
+def test_a_pair_in_both_orders_is_two_requests_and_tokens_have_a_rate_of_their_own(store, settings):
+    pairs = [Question((f"a {i}", f"b {i}")) for i in range(300)]
+    config = settings(template="pairwise", budget__requests_per_minute=1200)  # 100 at first
+    judge = ScriptedJudge(lambda prompt: "<best>tie</best>")
+    with running(Annotator(config, store(config, "requests.sqlite"), judge)) as annotator:
+        annotator.offer_pairs(pairs)
+        assert wait_for(lambda: len(judge.prompts) >= 100)
+        assert len(judge.prompts) <= 100 + 20 * 3, "not twice as many"
+    config = settings(template="pairwise", budget__tokens_per_minute=60_000, sampling__max_tokens=64)  # 5,000 at first, 1,000 a second
+    judge = ScriptedJudge(lambda prompt: "<best>tie</best>")
+    with running(Annotator(config, store(config, "tokens.sqlite"), judge)) as annotator:
+        started = time.monotonic()
+        annotator.offer_pairs(pairs)
+        time.sleep(1.0)
+        spent = annotator.stats()["feedback/tokens"]
+        most = 2 * max(len(prompt.encode()) for prompt in judge.prompts) * 2  # one question, asked before its true cost was known
+        assert 0 < spent <= 5_000 + 1_000 * (time.monotonic() - started) + most
+
+
 def test_ask_waits_as_long_as_told_and_the_answer_is_there_for_good(store, settings):
     config = settings(template="score")
     judge = ScriptedJudge(lambda prompt: "<score>8</score>", delay=lambda prompt: 0.3)
