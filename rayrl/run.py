@@ -69,6 +69,8 @@ class Run(AbstractContextManager["Run"]):
         """Sampled by all engines."""
         self.interrupted = self.preempted = False
         self._saved, self._place = saved, place
+        self._unfilled = saved
+        """The commit whose ledger and groups the buffer is still to be given."""
         self._saved_at = self.step if saved else -1
         self._reserved_at = self.step
         """The step of the newest commit that was begun."""
@@ -120,12 +122,12 @@ class Run(AbstractContextManager["Run"]):
         self._collector = Collector(config, self._roles, self._work)
         self._committer = Committer(self.folder, self._roles, keep=config.checkpoint.keep, save_s=config.deadlines.save_s)
         if self._saved:
-            self._restore(self._saved)
+            self._restore()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         self._roles.run()
         if self._saved and self.asynchronous:  # else every round of prompts does it
-            seed = seed_of(config.run.seed, self._work.position)
+            seed = seed_of(config.run.seed, self._saved["position"])
             self._roles.rollout.call("reseed", seed, timeout_s=config.deadlines.call_s)
         self._publisher.connect()
         self._recorder.begin(self._roles)
@@ -245,6 +247,9 @@ class Run(AbstractContextManager["Run"]):
         """Every engine loads the new weights and proves it; only then do they count as published."""
         self._published = self._publisher.publish(weights)
         self.version = self._published.version
+        if self._unfilled is not None:  # not before: engines would answer the prompts that wait with weights of the beginning
+            saved, self._unfilled = self._unfilled, None
+            self._refill_buffer(saved, self._place)
 
     # ---- evaluation and saving --------------------------------------------------------------------------------------------------
 
@@ -317,10 +322,9 @@ class Run(AbstractContextManager["Run"]):
         """Where every prompt is."""
         return {"position": self._work.position, "buffer": self._roles.buffer.snapshot()}
 
-    def _restore(self, saved: Mapping[str, Any]) -> None:
+    def _restore(self) -> None:
         self._roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
         self._roles.sources.load(self._place, self.config.deadlines.save_s)
-        self._refill_buffer(saved, self._place)
 
     def _refill_buffer(self, saved: Mapping[str, Any], place: Path) -> None:
         tasks = self._tasks_of(pending_ordinals(saved["buffer"]))
@@ -362,7 +366,9 @@ class Run(AbstractContextManager["Run"]):
         self.step, self.version = saved["step"], self.version + 1
         self._reserved_at, self._mark = self.step, None
         self._collector = Collector(self.config, self._roles, self._work)
-        if self.asynchronous:
+        if self._unfilled is not None:  # of this life nothing was published yet
+            self.version = saved["version"]
+        elif self.asynchronous:
             lost = self._roles.buffer.trained_since(saved["buffer"])
             self._roles.buffer.rewind(self._tasks_of(lost), self.version)
         else:  # nothing is under way: the same prompts get the same samples again

@@ -34,6 +34,7 @@ SMALL = [
     "placement.object_store_mib=128",
 ]
 """A language model of a few thousand parameters, with an engine that makes up its samples."""
+AGENT = "agent_chain"
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,8 @@ def start(nano, tmp_path) -> Iterator[Callable[..., Child]]:
     begun: list[Child] = []
 
     def begin(name: str, *overrides: str, recipe: str = "arithmetic_grpo", settings=SMALL, resume: bool = False, fault=None) -> Child:
-        given = overrides if resume else (f"model.path={nano}", *settings, *overrides)
+        model = [] if recipe == AGENT else [f"model.path={nano}"]
+        given = overrides if resume else (*model, *settings, *overrides)
         begun.append(Child(tmp_path / name, None if resume else recipe, given, fault))
         return begun[-1]
 
