@@ -13,6 +13,7 @@ import hashlib
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -87,6 +88,7 @@ def write(paths: Sequence[Path | str], out: Path) -> Path:
 
 def render(seen: Sequence[Seen]) -> str:
     """The page with a sample of the trajectories inside."""
+    _tell_apart([one.run for one in seen])
     columns, details = _sampled(seen)
     data = _data(seen) | {"index": columns, "details": details, "live": False}
     return _html(seen, _embedded(data), plotly=True)
@@ -130,6 +132,14 @@ def family(run: RunData) -> str:
     return hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def _tell_apart(runs: Sequence[RunData]) -> None:
+    """Runs of one name get their seed, or the name of their folder where that is equal too."""
+    names, marks = Counter(run.name for run in runs), Counter((run.name, run.setting("run.seed")) for run in runs)
+    for run in [run for run in runs if names[run.name] > 1]:
+        own = f"seed {run.setting('run.seed')}" if marks[run.name, run.setting("run.seed")] == 1 else run.path.name
+        run.name = f"{run.name}, {own}"
+
+
 def _sampled(seen: Sequence[Seen]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """Typed columns per run, and details by ``run/row``."""
     tables, details = [], {}
@@ -154,6 +164,7 @@ def _data(seen: Sequence[Seen]) -> dict[str, Any]:
         runs.append(
             {
                 "name": one.run.name,
+                "group": str(one.run.setting("run.name") or one.run.name),
                 "seed": one.run.setting("run.seed"),
                 "family": family(one.run),
                 "series": found,

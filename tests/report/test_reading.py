@@ -159,6 +159,16 @@ def test_families_differ_in_more_than_seed_name_and_folder(tmp_path):
     assert family(runs[0]) != family(runs[1])
 
 
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [made_up_run(tmp_path / f"r{i}", seed=min(i, 1)) for i in range(3)]
+    for run in runs:
+        config = json.loads((run / "config.yaml").read_text())
+        config["run"]["name"] = "same"
+        (run / "config.yaml").write_text(json.dumps(config))
+    html = render([look(run) for run in runs])
+    assert all(f"<b>same, {own}</b>" in html for own in ("seed 0", "r1", "r2"))
+
+
 def test_the_page_needs_no_network_and_names_no_address(run, tmp_path):
     html = write([run], tmp_path / "out" / "report.html").read_text()
     own = html[: html.index("<script id=")] + html[html.rindex('"use strict"') :]

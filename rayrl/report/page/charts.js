@@ -65,7 +65,7 @@ function familiesOf(runs) {
   const found = new Map();
   runs.forEach(run => found.set(run.family, [...(found.get(run.family) ?? []), run]));
   return [...found.values()].map((members, i) => ({ members, color: FAMILY_COLORS[i % FAMILY_COLORS.length],
-    name: members.length > 1 ? `${members[0].name} and ${members.length - 1} more` : members[0].name }));
+    name: members.length > 1 ? `${members[0].group} × ${members.length}` : members[0].name }));
 }
 
 function curveTraces(chart, families, smoothing) {
@@ -80,7 +80,7 @@ function curveTraces(chart, families, smoothing) {
     const weight = few ? 0 : smoothing;
     const smoothed = lines.map(([steps, values]) => [steps, smooth(values, weight)]);
     const { steps, mean, low, high } = lines.length > 1 ? spread(smoothed) : { steps: smoothed[0][0], mean: smoothed[0][1] };
-    const text = [single ? "" : family.name, label].filter(Boolean).join(" · ");
+    const text = single || (label && chart.lines.length > 1) ? label : family.name;  // colours tell families apart, dashes the lines of one
     if (low) traces.push(
       { x: steps, y: low, mode: "lines", line: { width: 0 }, hoverinfo: "skip" },
       { x: steps, y: high, mode: "lines", line: { width: 0 }, fill: "tonexty", fillcolor: rgba(name, 0.16), hoverinfo: "skip" });
@@ -112,7 +112,7 @@ function endLabels(ends, traces, chart) {
   });
 }
 
-const clip = text => (text.length > 20 ? text.slice(0, 19) + "…" : text).replace(/[<>&]/g, c => ({ "<": "‹", ">": "›", "&": "＆" })[c]);
+const clip = text => (text.length > 24 ? text.slice(0, 23) + "…" : text).replace(/[<>&]/g, c => ({ "<": "‹", ">": "›", "&": "＆" })[c]);
 
 /** Plain numbers where they are readable, thousands with a suffix, tiny ones with an exponent. */
 function scaleOf(traces, chart) {
