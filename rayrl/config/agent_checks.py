@@ -32,8 +32,13 @@ def _placement(config: Config) -> Iterator[str]:
         yield f"placement.mode is {config.placement.mode} and agent.env is set: env workers run on cores; set placement.mode=cpu"
     if config.learner.ema_decay > 0:
         yield f"learner.ema_decay is {config.learner.ema_decay:g} and agent.env is set: agents keep no moving average; set it to 0"
-    if config.learner.ranks > 1:
-        yield f"learner.ranks is {config.learner.ranks} and agent.env is set: an agent's learner has one rank; set it to 1"
+    if config.learner.backend == "deepspeed" and config.learner.zero_stage == 3:
+        yield "learner.zero_stage is 3 and agent.env is set: an agent's network is small and stays whole; set it to 2 or less"
+    if config.learner.backend == "deepspeed" and config.model.dtype == "bfloat16":
+        yield (
+            "model.dtype is bfloat16, learner.backend is deepspeed and agent.env is set: DeepSpeed would round the weights that env "
+            "workers compute with; set model.dtype=float32, or learner.backend=torch"
+        )
 
 
 def _intrinsic(config: Config) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 Rewards are put together when the batch arrives (extrinsic, and intrinsic against the newest labels), then each minibatch of whole
 fragments is one optimiser update: value targets and advantages by V-trace or GAE, the clipped surrogate, a value loss per head and
-an entropy bonus. Denominators are the frames of the minibatch, known before any forward pass.
+an entropy bonus. Denominators are the frames of the minibatch, known before any forward pass. Every rank knows all rewards and trains
+on its share of the fragments of each minibatch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rayrl.errors import Diverged
 from rayrl.learner import token_records
 from rayrl.learner.fragments import Rewards, Stack, assign_rewards, stack
 from rayrl.learner.group import Group
-from rayrl.learner.intrinsic import Intrinsic
+from rayrl.learner.intrinsic import FromFirst, Intrinsic
 from rayrl.learner.schedule import learning_rate
 from rayrl.learner.tally import Tally
 from rayrl.learner.trainable import Trainable
@@ -57,7 +58,7 @@ class AgentTrainer:
         intrinsic: Intrinsic,
     ) -> None:
         self._config, self._agent, self._store, self._group, self._device = config, config.agent, store, group, device
-        self._intrinsic = intrinsic
+        self._intrinsic = intrinsic if group.size == 1 else FromFirst(intrinsic, group)
         self._total_updates = config.run.steps * config.learner.epochs * config.learner.minibatches
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_EPISODES)
         self._frames = 0
@@ -93,7 +94,7 @@ class AgentTrainer:
             order = np.random.default_rng([self._config.run.seed, batch.step, epoch]).permutation(len(minibatches))
             for k in order.tolist():
                 self._update(minibatches[k], before[k], tally)
-        if self._config.telemetry.rollouts and fragments:
+        if self._config.telemetry.rollouts and fragments and self._group.rank == 0:
             self.token_records = token_records.of_fragment(fragments[0].ordinal, {"intrinsic": rewards[0][1]})
         return self._report(fragments, rewards, tally)
 
@@ -113,9 +114,9 @@ class AgentTrainer:
         if self._config.learner.minibatches > 1:
             order = np.random.default_rng([self._config.run.seed, step]).permutation(len(fragments))
         parts = [sorted(part.tolist()) for part in np.array_split(order, min(self._config.learner.minibatches, len(fragments)))]
-        pick = lambda items, part: [items[i] for i in part]
-        separate = self._agent.separate_values
-        return [stack(pick(fragments, part), pick(rewards, part), separate=separate, device=self._device) for part in parts]
+        pick = lambda items, part: [items[i] for i in part[self._group.rank :: self._group.size]]
+        layout: Any = {"separate": self._agent.separate_values, "device": self._device}
+        return [stack(pick(fragments, part), pick(rewards, part), sum(fragments[i].frames for i in part), **layout) for part in parts]
 
     @torch.no_grad()
     def _values(self, part: Stack) -> Tensor:
@@ -130,13 +131,14 @@ class AgentTrainer:
         ratios = (chosen - part.behavior).exp()
         advantages, targets = self._credit(part, predicted.detach(), ratios.detach(), states.detach())
         if agent.normalize_advantages:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+            mean, std = self._moments(advantages, part.total)
+            advantages = (advantages - mean) / (std + 1e-8)
         policy_loss, found = clipped_surrogate(ratios, advantages, agent.clip)
         entropy = -(logprobs[:-1].exp() * logprobs[:-1]).sum(-1)
         old = (predicted.detach() if before is None else before)[:-1]
         critic = values.value_loss(predicted[:-1], old, targets, torch.ones_like(targets, dtype=torch.bool), agent.value_clip)
         loss = (policy_loss - agent.entropy_coef * entropy).sum() + agent.value_coef * critic.token_loss.sum()
-        loss = loss / part.frames
+        loss = loss / part.total
         self.policy.backward(loss)
         optim = self._config.learner.optim
         norm = self.policy.update(learning_rate(optim, optim.lr, self.updates, self._total_updates))
@@ -148,13 +150,22 @@ class AgentTrainer:
         gap = (chosen - part.behavior).detach().abs()
         if tally.counts["update"] == 0:
             tally.add("first", {"mismatch/abs": gap.sum(dtype=torch.float64), "mismatch/abs_max": gap.max()})
-            tally.counts["first"] = part.frames
+            tally.counts["first"] = part.total
         heads = predicted.shape[-1]
         tally.add("token", found | {"policy/entropy": entropy.sum(dtype=torch.float64)} | {k: v / heads for k, v in critic.metrics.items()})
-        tally.add("update", {"learner/loss": loss, "learner/grad_norm": torch.tensor(norm)})
+        # Every rank knows the same norm, so its part of the sum is one rank's share.
+        tally.add("update", {"learner/loss": loss, "learner/grad_norm": torch.tensor(norm / self._group.size)})
         tally.counts["update"] += 1
-        tally.counts["token"] += part.frames
+        tally.counts["token"] += part.total
         self.updates += 1
+
+    def _moments(self, advantages: Tensor, total: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over the minibatch of all ranks."""
+        if self._group.size == 1:
+            return advantages.mean(), advantages.std()
+        mean = self._group.sum(advantages.sum(dtype=torch.float64)) / total
+        squares = self._group.sum((advantages - mean.to(advantages.device)).square().sum(dtype=torch.float64))
+        return tuple(x.to(advantages) for x in (mean, (squares / (total - 1)).sqrt()))
 
     def _credit(self, part: Stack, predicted: Tensor, ratios: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages float32[T, B], summed over heads, and value targets float32[T, B, V]."""

@@ -64,12 +64,11 @@ class Stack:
     final_observations: dict[str, Tensor]
     """[M, ...]: what truncated episodes really ended in."""
 
-    @property
-    def frames(self) -> int:
-        return self.actions.numel()
+    total: int
+    """Frames of the minibatch on all ranks: the denominator."""
 
 
-def stack(fragments: Sequence[Fragment], rewards: Sequence[Rewards], *, separate: bool, device: torch.device) -> Stack:
+def stack(fragments: Sequence[Fragment], rewards: Sequence[Rewards], total: int, *, separate: bool, device: torch.device) -> Stack:
     """``separate``: one reward for each value head, extrinsic first; else their sum. Raises `ValueError` for unequal lengths."""
     if len({f.steps for f in fragments}) != 1:
         raise ValueError(f"fragments of one batch have {sorted({f.steps for f in fragments})} steps; they must be equally long")
@@ -94,6 +93,7 @@ def stack(fragments: Sequence[Fragment], rewards: Sequence[Rewards], *, separate
         final_observations={
             name: _tensor(np.concatenate([f.final_observations[name] for f in fragments]), device) for name in fragments[0].observations
         },
+        total=total,
     )
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rayrl.algorithms import intrinsic
 from rayrl.algorithms.intrinsic import Hashes
 from rayrl.annotations import LabelSnapshot
 from rayrl.config.schema import IntrinsicConfig
+from rayrl.learner.group import Group
 from rayrl.types import FloatArray
 
 NO_MESSAGE = 0
@@ -158,6 +160,32 @@ class Retrieval(Nothing):
         self._labelled += float(frames[np.isfinite(labels)].sum())
         self._changed += float(frames[np.nan_to_num(before) != np.nan_to_num(labels)].sum())
         self._before = self._labels
+
+
+class FromFirst:
+    """Several ranks: the first one rates and tells the others, so that all of them train on the same rewards."""
+
+    def __init__(self, source: Intrinsic, group: Group) -> None:
+        self._source, self._group = source, group
+
+    def refresh(self, texts: Mapping[int, bytes]) -> None:
+        if self._group.rank == 0:
+            self._source.refresh(texts)
+
+    def rate(self, distinct: Hashes, frames: NDArray[np.int64]) -> FloatArray:
+        own = self._source.rate(distinct, frames) if self._group.rank == 0 else np.zeros(len(distinct), np.float32)
+        return self._group.sum(torch.from_numpy(own)).numpy()
+
+    def metrics(self) -> dict[str, float]:
+        return self._source.metrics()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self._source.state
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._source.state = state
 
 
 def build_intrinsic(config: IntrinsicConfig, ask: Callable[[int], Later] | None, wait_s: float = 0.0, heads: int = 1) -> Intrinsic:

@@ -22,6 +22,8 @@ from tests.standin.process import standin
 RECIPES = {"retrieval": "oni_chain", "classification": "oni_chain_classification", "ranking": "oni_chain_ranking"}
 CONTROLS = {"random labels": "random", "permuted labels": "permuted", "all bad": "zero", "all good": "one"}
 TAUGHT, UNTAUGHT = 0.80, 0.05
+WORLD = ("agent.env_args={length: 10, max_steps: 60}",)
+"""Ten rooms: a random player crosses them about once in 30,000 episodes."""
 ALONE = ("agent.intrinsic={kind: none}", "feedback.judge=none")
 BUDGETS = (100, 300, 1000, 3000)
 
@@ -36,7 +38,7 @@ def main() -> None:
     parser.add_argument("--without-controls", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the picture")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE settings of every run")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         ok = (teach if asked.what == "teach" else economy)(asked, Path(folder))
     sys.exit(0 if ok else 1)
@@ -86,7 +88,7 @@ def one(folder: Path, recipe: str, control: str | None, *overrides: str) -> Outc
     judge = nullcontext() if control is None else standin("--control", control)
     with judge as running:
         address = () if running is None else (f"feedback.base_url={running.url}",)
-        return train(recipe, folder, *address, *overrides)
+        return train(recipe, folder, *address, *WORLD, *overrides)
 
 
 def say(name: str, seed: int, outcome: Outcome) -> None:

@@ -1,6 +1,6 @@
 """ONI on the chain with the stand-in judge behind its HTTP interface: labels become rewards, nothing is asked twice, and they teach.
 
-pytest tests/e2e/test_oni.py -m slow      # the run that learns: a few minutes
+python -m pytest tests/e2e/test_oni.py -m slow      # the run that learns, and replays of a judge's log: a few minutes
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from rayrl import driver
 from rayrl.config.loading import load
@@ -52,3 +53,22 @@ def test_labels_teach_what_the_reward_alone_never_shows(tmp_path):
     with standin("--control", "random") as judge:
         control = train(tmp_path / "control", judge.url)
     assert taught[-1]["episode/success"] >= 0.8 and control[-1]["episode/success"] <= 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("recipe", ["oni_chain", "oni_chain_classification", "oni_chain_ranking"])
+def test_a_recorded_judge_gives_the_same_rewards_weights_and_labels_again(recipe, tmp_path):
+    """Deterministic mode, one worker, answers from the log of an earlier run: nobody is asked, and two runs are one."""
+    tiny = ["agent.envs_per_worker=4", "agent.workers=1", "evaluation.enabled=false", "run.steps=10"]
+    if recipe != "oni_chain":
+        tiny += ["reward_models.messages.updates_per_arrival=2", "reward_models.messages.batch_size=16"]
+    with standin() as judge:
+        train(tmp_path / "recorded", judge.url, *tiny, recipe=recipe)
+    again = ["run.deterministic=true", "buffer.max_staleness=0", "feedback.judge=replay"]
+    again += [f"feedback.replay={tmp_path / 'recorded' / 'feedback.sqlite'}"]
+    runs = [train(tmp_path / name, "http://127.0.0.1:9/v1", *tiny, *again, recipe=recipe) for name in ("one", "two")]
+    told = [[{k: v for k, v in row.items() if k.startswith(("reward/", "intrinsic/", "learner/loss"))} for row in rows] for rows in runs]
+    assert told[0] == told[1] and any(row["reward/intrinsic_part"] > 0 for row in told[0])
+    first, second = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("one", "two"))
+    assert all(bool((first[k] == second[k]).all()) for k in first)
