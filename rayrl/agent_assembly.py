@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rayrl.config.schema import Config
 from rayrl.protocols import ReplayBuffer, Store
 
 
-def build_buffer(config: Config, store: Store) -> Any:
+def build_buffer(config: Config, store: Store, journal: Path) -> Any:
     """Rewards come with the fragments, so that no scorer is needed."""
     from rayrl.algorithms.aggregation import weighted_sum
+    from rayrl.buffer.journal import Journal
     from rayrl.buffer.service import BufferService
     from rayrl.rollout.env_worker import EXTRINSIC
 
     return BufferService(
-        config.buffer, weights={EXTRINSIC: 1.0}, aggregate=weighted_sum, jobs=(), num_workers=config.agent.workers, store=store
+        config.buffer,
+        weights={EXTRINSIC: 1.0},
+        aggregate=weighted_sum,
+        jobs=(),
+        num_workers=config.agent.workers,
+        store=store,
+        journal=Journal(journal),
     )
 
 

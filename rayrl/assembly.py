@@ -17,9 +17,19 @@ from rayrl import agent_assembly
 from rayrl.agent_view import AgentView
 from rayrl.agent_workload import TicketWorkload
 from rayrl.config import reward_sources
-from rayrl.config.placement import RoleResources, bundles, needs_reference, placement_mode, role_resources, run_resources, weight_transport
+from rayrl.config.placement import (
+    GROUP_TOKEN,
+    RoleResources,
+    bundles,
+    needs_reference,
+    placement_mode,
+    role_resources,
+    run_resources,
+    weight_transport,
+)
 from rayrl.config.schema import Config
-from rayrl.errors import RoleFailed
+from rayrl.elastic import Elastic
+from rayrl.errors import BufferLost, RoleFailed
 from rayrl.feedback_roles import Feedback, start_feedback
 from rayrl.machine import inspect_machine
 from rayrl.protocols import ReplayBuffer, Store, TextEnv
@@ -27,6 +37,7 @@ from rayrl.reward_roles import RewardSources, start_sources
 from rayrl.rollout.select import choose_engine
 from rayrl.runtime.contract import Handle, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, Ranks
+from rayrl.runtime.single import Single
 from rayrl.types import Prompt
 from rayrl.views import LanguageView, View
 from rayrl.workload import PromptWorkload, Workload
@@ -40,21 +51,23 @@ class Roles:
     """Everything that runs beside the driver."""
 
     runtime: Runtime
-    buffer: Handle
+    buffer: Single
     rollout: Pool
     scorers: Pool
     learner: Ranks
-    reference: list[Handle]
-    archive: Handle | None
+    reference: Pool
+    archive: Pool | None
     feedback: Feedback | None
     sources: RewardSources
     """Judges and reward models; verifiers are `scorers`."""
     transport: str = "store"
     """How weights travel: `placement.weight_transport`."""
+    elastic: Elastic | None = None
+    """Lets rollout workers come and go; None where their number is fixed."""
 
     def spans(self, timeout_s: float) -> dict[str, list[Any]]:
         """By role: what each process did since the last call. Nothing of a process that died meanwhile."""
-        handles = [*self.rollout.handles, *self.scorers.handles, *self.sources.handles, *self.learner.handles, *self.reference]
+        handles = [*self.rollout.handles, *self.scorers.handles, *self.sources.handles, *self.learner.handles, *self.reference.handles]
         found = {}
         for handle, pending in [(handle, handle.spans()) for handle in handles]:
             with suppress(RoleFailed):
@@ -63,22 +76,30 @@ class Roles:
 
     def run(self) -> None:
         """Starts the loops."""
-        for pool in self._loops():
+        for pool in self._supervised():
             pool.run()
 
     def check(self) -> None:
         """Replaces the workers that died. Cheap when nothing happened."""
-        for pool in self._loops():
+        for pool in self._supervised():
             pool.check()
+        if self.elastic:
+            self.elastic.check()
 
     def stop(self, timeout_s: float) -> None:
         """Ends the loops: finished groups are still handed over, running ones are abandoned (their ordinals stay in the ledger)."""
-        for pool in reversed(self._loops()):
+        for pool in reversed(self._supervised()):
             pool.stop(timeout_s)
 
-    def _loops(self) -> list[Any]:
-        """Who works on its own, each after those that it calls."""
-        return [*([self.feedback] if self.feedback else []), self.sources, self.scorers, self.rollout]
+    def pools(self) -> list[Pool]:
+        """Of single workers that are replaced when they die."""
+        feedback = self.feedback.pools() if self.feedback else []
+        return [*feedback, *self.sources.pools(), self.scorers, self.reference, *([self.archive] if self.archive else []), self.rollout]
+
+    def _supervised(self) -> list[Any]:
+        """Each after those that it calls."""
+        passive = [self.reference, *([self.archive] if self.archive else [])]
+        return [*([self.feedback] if self.feedback else []), self.sources, self.scorers, *passive, self.rollout]
 
     def scorer(self, component: str) -> Handle:
         """Who scores a reward component for a caller (evaluation)."""
@@ -108,17 +129,22 @@ def start_roles(
     rollouts: Path | None,
     feedback: Path,
     learned: Path,
+    journal: Path,
     resuming: bool = False,
 ) -> Roles:
     """Starts all roles side by side; returns when every one of them has loaded its model. ``rollouts`` is where trajectories are kept,
-    ``feedback`` the file of the judge's labels, ``learned`` the folder of reward models."""
+    ``feedback`` the file of the judge's labels, ``learned`` the folder of reward models,
+    ``journal`` what the buffer writes down for its replacement."""
     start_s, agent = config.deadlines.start_s, config.agent.env is not None
     transport = "store" if agent else weight_transport(config, mode, choose_engine(config.rollout)[0])
     shared = {"config": config, "store": runtime.store}
     hold, roll = (agent_assembly.build_buffer, agent_assembly.build_env_worker) if agent else (build_buffer, build_rollout)
-    buffer = runtime.start([RoleSpec("buffer", hold, shared, concurrency=64, trace=False)], start_s)[0]
+    kept = RoleSpec("buffer", hold, shared | {"journal": journal}, concurrency=64, trace=False, lasting=True)
+    single = Single(runtime, kept, start_s, BufferLost)
+    buffer = single.handle
+    released = lambda name: single.release_worker(name)
     judged = start_feedback(config, runtime, resources, feedback, resuming=resuming)
-    begin_sources = partial(start_sources, config, runtime, resources, buffer, judged.annotator if judged else None, learned, resuming)
+    begin_sources = partial(start_sources, config, runtime, resources, single, judged.annotator if judged else None, learned, resuming)
     told = {"annotator": judged.annotator} if agent and judged else {}
     sources = begin_sources() if agent else None  # the learner asks an agent's rater, so that it comes first
     rollout = _specs(resources["rollout"], roll, shared | told | {"buffer": buffer, "transport": transport}, concurrency=16, named=True)
@@ -129,22 +155,41 @@ def start_roles(
     learner = _specs(resources["learner"], build_learner, shared | told | rating | {"transport": transport}, concurrency=1)
     ranks_anew = lambda: runtime.start(_meeting(runtime, learner), start_s)
     reference = _specs(resources["reference"], build_reference, shared, concurrency=1) if needs_reference(config) else []
+    reference = [replace(spec, passive=True) for spec in reference]
     keeping = shared | {"folder": rollouts, "buffer": buffer}
-    archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2)] if rollouts else []
+    archive = [RoleSpec("archive", build_archive, keeping, threads=1, concurrency=2, passive=True)] if rollouts else []
     groups = [rollout, scorers, _meeting(runtime, learner), reference, archive]
     handles = iter(runtime.start([spec for group in groups for spec in group], start_s))
     engines, verifying, ranks, frozen, archives = ([next(handles) for _ in group] for group in groups)
     return Roles(
         runtime,
-        buffer,
-        Pool(runtime, rollout, engines, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
-        Pool(runtime, scorers, verifying, start_s=start_s, on_lost=lambda name: buffer.release_worker(name)),
+        single,
+        Pool(runtime, rollout, engines, start_s=start_s, on_lost=released),
+        Pool(runtime, scorers, verifying, start_s=start_s, on_lost=released),
         Ranks(runtime, ranks_anew, ranks),
-        frozen,
-        archives[0] if archives else None,
+        Pool(runtime, reference, frozen, start_s=start_s),
+        Pool(runtime, archive, archives, start_s=start_s) if archives else None,
         judged,
         sources or begin_sources(),
         transport,
+    )
+
+
+def let_come_and_go(config: Config, roles: Roles, resources: dict[str, RoleResources], say: Callable[[str], None]) -> None:
+    """Where ``placement.max_rollout`` allows it."""
+    if not config.placement.max_rollout:
+        return
+    role, group = resources["rollout"], config.placement.node_groups.get("rollout")
+    needs = {"CPU": role.cpus, "GPU": role.gpus} | ({group: GROUP_TOKEN} if group else {})
+    roles.elastic = Elastic(
+        roles.runtime,
+        roles.rollout,
+        roles.rollout.specs[0],
+        {name: amount for name, amount in needs.items() if amount},
+        config.placement.max_rollout,
+        patience_s=config.deadlines.drain_s,
+        say=say,
+        resized=roles.buffer.set_num_workers,
     )
 
 
@@ -166,8 +211,9 @@ def load_view(config: Config) -> View:
     return LanguageView(config) if config.agent.env is None else AgentView(config)
 
 
-def build_buffer(config: Config, store: Store) -> Any:
+def build_buffer(config: Config, store: Store, journal: Path) -> Any:
     from rayrl.algorithms import registry
+    from rayrl.buffer.journal import Journal
     from rayrl.buffer.outcomes import OutcomeLog
     from rayrl.buffer.service import BufferService
 
@@ -186,6 +232,7 @@ def build_buffer(config: Config, store: Store) -> Any:
         num_workers=config.rollout.num_engines,
         store=store,
         outcomes=OutcomeLog(max_groups=config.buffer.max_groups, max_dropped=DROPPED_KEPT) if config.telemetry.rollouts else None,
+        journal=Journal(journal),
     )
 
 

@@ -11,11 +11,10 @@ import numpy as np
 
 from rayrl.config.schema import Config
 from rayrl.deadlines import OPEN, Deadline
-from rayrl.errors import NothingToLearn
-from rayrl.runtime.contract import Pending
+from rayrl.errors import NothingToLearn, RoleDied
 from rayrl.runtime.edges import ordinals
-from rayrl.runtime.pool import gather
-from rayrl.types import LearnBatch
+from rayrl.runtime.pool import Pool, gather
+from rayrl.types import GroupInfo, LearnBatch
 
 if TYPE_CHECKING:
     from rayrl.assembly import Roles
@@ -34,22 +33,45 @@ class Collected:
     batch: LearnBatch
     waited_s: float
     """Seconds the driver waited for it."""
-    reference: Sequence[Pending]
-    """One call per reference actor, each with every k-th group; empty without a reference model."""
+    reference: ReferenceCall | None
+    """None without a reference model."""
 
     def reference_logprobs(self, timeout_s: float) -> list[Any] | None:
         """One payload per group; None without a reference model."""
-        if not self.reference:
-            return None
-        payloads: list[Any] = [None] * len(self.batch.groups)
-        for i, part in enumerate(gather(self.reference, timeout_s)):
-            payloads[i :: len(self.reference)] = part
-        return payloads
+        return self.reference.result(timeout_s) if self.reference else None
+
+
+class ReferenceCall:
+    """The reference's log-probs of a batch, under way: each actor has every k-th group. Actors that die are replaced and asked again."""
+
+    def __init__(self, actors: Pool, groups: Sequence[GroupInfo]) -> None:
+        self._actors, self._groups = actors, groups
+        self._ask()
+
+    def _ask(self) -> None:
+        self._actors.wait_for_one()
+        handles = self._actors.handles
+        self._parts = [actor.submit("logprobs", self._groups[i :: len(handles)]) for i, actor in enumerate(handles)]
+
+    def result(self, timeout_s: float) -> list[Any]:
+        """One payload per group. Raises `RoleFailed` when an actor keeps dying."""
+        while True:
+            try:
+                found = gather(self._parts, timeout_s)
+            except RoleDied:
+                self._actors.settle(timeout_s)
+                self._ask()
+                continue
+            payloads: list[Any] = [None] * len(self._groups)
+            for i, part in enumerate(found):
+                payloads[i :: len(found)] = part
+            return payloads
 
 
 class Collector:
-    def __init__(self, config: Config, roles: Roles, work: Workload) -> None:
-        self._config, self._roles, self._work = config, roles, work
+    def __init__(self, config: Config, roles: Roles, work: Workload, held_back: Callable[[], bool] = lambda: False) -> None:
+        """``held_back``: memory runs short, see `pressure.Pressure`."""
+        self._config, self._roles, self._work, self._held_back = config, roles, work, held_back
         self._synchronous = config.buffer.max_staleness == 0
         self._admitted = 0
         """Prompts admitted since the last batch was collected."""
@@ -90,6 +112,8 @@ class Collector:
         """
         groups = self._config.batch.groups_per_step
         ahead = min(self._config.buffer.max_staleness + 1, steps_left)  # nothing is generated that no step will train on
+        if ahead > 1 and self._held_back():
+            ahead = 1
         room = min(ahead * groups - outstanding["live"], self._refill_left())
         if room <= 0 or (self._synchronous and _under_way(outstanding)):
             return
@@ -100,9 +124,8 @@ class Collector:
         self._roles.buffer.admit(self._work.take(room - again))
         self._admitted += room
 
-    def _ask_reference(self, batch: LearnBatch) -> list[Pending]:
-        actors, infos = self._roles.reference, [g.info for g in batch.groups]
-        return [actor.submit("logprobs", infos[i :: len(actors)]) for i, actor in enumerate(actors)]
+    def _ask_reference(self, batch: LearnBatch) -> ReferenceCall | None:
+        return ReferenceCall(self._roles.reference, [g.info for g in batch.groups]) if self._roles.reference.size else None
 
     def _tell(self, wait: Deadline, outstanding: Mapping[str, int]) -> None:
         """For whom the driver waits now; once it is long, with which ordinals."""

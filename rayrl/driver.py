@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rayrl.config.loading import Loaded, reload
-from rayrl.errors import Interrupted, Preempted, RanksLost, TargetNotReached
+from rayrl.errors import BufferLost, Interrupted, Preempted, RanksLost, TargetNotReached
+from rayrl.recovery import recover
 from rayrl.run import Run
 
 
@@ -49,17 +50,20 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def _loop_until_done(run: Run) -> None:
+    lost: RanksLost | BufferLost | None = None
     while True:
         try:
-            return loop(run)
-        except RanksLost as failure:
-            run.recover(failure)  # from the last commit; raises the failure where that is no way
+            if lost is not None:
+                recover(run, lost)  # from the last commit, or the buffer's journal; raises the failure where that is no way
+            loop(run)
+            return run.commit()
+        except (RanksLost, BufferLost) as failure:
+            lost = failure
 
 
 def _drive(run: Run) -> Path:
     with run:  # starts the roles; on the way out drains them, writes what is left and, after a failure, crash.json
         _loop_until_done(run)
-        run.commit()
         if not run.interrupted:
             run.evaluate()
         if not run.preempted:  # whoever wants the machine back will not wait for it

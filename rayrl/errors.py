@@ -10,6 +10,10 @@ class RayrlError(Exception):
     """Base of all errors that are meant for a person."""
 
     exit_code = 1
+    first = ""
+    """Of an error that ended a run: the role that failed first, and how."""
+    crash = ""
+    """Where more is told of it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -69,6 +73,18 @@ class RoleFailed(RayrlError):
     """A role died or raised more often than its restart limit allows."""
 
     exit_code = 9
+
+
+class RoleDied(RoleFailed):
+    """The process of a role is gone. Whoever can wait for its replacement does."""
+
+
+class BufferLost(RoleDied):
+    """The replay buffer died: another goes on from its journal."""
+
+
+class PayloadLost(RoleFailed):
+    """Trajectories died with the process or the node that held them: they must be generated again."""
 
 
 class RanksLost(RoleFailed):

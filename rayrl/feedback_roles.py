@@ -49,16 +49,16 @@ class Feedback:
         return self._annotators.restarts
 
     def run(self) -> None:
-        for pool in self._pools():
+        for pool in self.pools():
             pool.run()
 
     def check(self) -> None:
         """Replaces who died. Cheap when nothing happened."""
-        for pool in self._pools():
+        for pool in self.pools():
             pool.check()
 
     def stop(self, timeout_s: float) -> None:
-        for pool in self._pools():
+        for pool in self.pools():
             pool.stop(timeout_s)
 
     def stats(self) -> dict[str, float]:
@@ -81,7 +81,7 @@ class Feedback:
         self._annotators.wait_for_one()
         return self._annotators.submit("save", path)
 
-    def _pools(self) -> list[Pool]:
+    def pools(self) -> list[Pool]:
         return [*([self._judges] if self._judges else []), self._annotators]
 
     def _tell_judges(self) -> None:

@@ -6,8 +6,10 @@ Nothing here decides anything: a run with its recorder switched off trains the s
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,9 +20,10 @@ import pyarrow as pa
 from rayrl.assembly import load_view
 from rayrl.committing import Done
 from rayrl.config.loading import Loaded
-from rayrl.errors import RoleFailed
+from rayrl.errors import BufferLost, RoleDied, RoleFailed
 from rayrl.publishing import Published
 from rayrl.run_folder import RunFolder
+from rayrl.runtime import life
 from rayrl.runtime.pool import gather
 from rayrl.telemetry import fragments
 from rayrl.telemetry.console import Console
@@ -83,10 +86,13 @@ class Recorder:
         )
         self._event("resumed" if state else "began", f"{'from step ' + str(self._step) if state else loaded.recipe}")
         self._sums: dict[str, float] = {}
-        self._problem = ""
+        self._problem, self._pressed = "", False
         self._archived: dict[str, float] = {}
         self._saving: dict[str, float] = {}
-        self._archiving: list[Any] = []
+        self._archiving: tuple[Any, ...] = ()
+        """What the archive was last asked to write: asked again when it dies meanwhile."""
+        self._written: list[Any] = []
+        self._buffered: dict[str, float] = {}
         self._clock = time.monotonic()
         self._console.header(loaded.config.run.name, self._view.facts(loaded))
 
@@ -101,7 +107,7 @@ class Recorder:
 
     def begin(self, roles: Roles) -> None:
         """The first step starts now."""
-        for pool in (roles.rollout, roles.scorers):
+        for pool in roles.pools():
             pool.on_replaced = self._replaced
         self._clock = time.monotonic()
         self._activity(roles)
@@ -160,13 +166,24 @@ class Recorder:
         FragmentWriter(self._folder.episodes).write(step, version, episode, {"intrinsic": intrinsic.reshape(-1)})
         self._clock = time.monotonic()
 
+    def pressed(self, high: bool, text: str) -> None:
+        """Memory runs short, or does no longer."""
+        self._pressed = high
+        self._console.say(text)
+        self._event("memory", text)
+
+    def moved(self, text: str) -> None:
+        """A rollout worker joined or left."""
+        self._console.say(text)
+        self._event("moved", text)
+
     def _replaced(self, name: str, failure: RoleFailed) -> None:
         """A worker died, and another took its place."""
         self._event("replaced", f"{name}: {failure.message}")
         self._console.say(f"{name} was replaced: {failure.message}")
 
-    def recovered(self, failure: RoleFailed, place: Path, step: int) -> None:
-        """The learner died, and a new one goes on from a commit."""
+    def recovered(self, failure: RoleFailed, place: str, step: int) -> None:
+        """The learner or the buffer died, and another goes on from a commit, or from the journal."""
         self._event("recovered", f"{failure.message}; on from {place}")
         self._console.say(f"{failure.message}: on from {place}, after step {step}")
         self._clock = time.monotonic()
@@ -189,7 +206,7 @@ class Recorder:
 
     def settle(self, roles: Roles, timeout_s: float) -> None:
         """Waits for what is still being written."""
-        self._settle_archive(timeout_s)
+        self._settle_archive(roles, timeout_s)
         self._draw(roles)
 
     def close(self, error: BaseException | None, *, reached: bool) -> None:
@@ -244,6 +261,7 @@ class Recorder:
         engines = roles.rollout.observe("stats", limit)
         scorers = [*roles.scorers.observe("stats", limit), *roles.sources.stats(limit)]
         learners = roles.learner.observe("stats").results(limit)
+        usage = roles.runtime.usage()
         memory = {"rollout": engines, "scorer": scorers, "learner": learners}
         sums = {
             "rollout/busy_s": sum(s["busy_s"] for s in engines),
@@ -261,13 +279,21 @@ class Recorder:
         self._sums = sums
         return (
             deltas
-            | dict(roles.buffer.stats())
+            | self._buffer(roles)
             | self._feedback(roles)
             | roles.sources.metrics()
-            | {"rollout/workers_count": float(len(engines)), "store/used_bytes": roles.runtime.usage()["used"]}
+            | {"rollout/workers_count": float(len(engines)), "store/used_bytes": usage["used"], "store/fullest_share": usage["fullest"]}
             | {f"memory/{role}_bytes": max((s["rss_bytes"] for s in all), default=0.0) for role, all in memory.items()}
+            | _memory(self._folder.logs)
+            | {"store/pressure_bool": float(self._pressed)}
             | {"memory/driver_bytes": float(resident_bytes())}
         )
+
+    def _buffer(self, roles: Roles) -> dict[str, float]:
+        """Its counters; the last ones known when it just died, which the next call on it will find out."""
+        with suppress(BufferLost):
+            self._buffered = dict(roles.buffer.stats()) | {"buffer/restarts_count": float(roles.buffer.restarts)}
+        return self._buffered
 
     def _feedback(self, roles: Roles) -> dict[str, float]:
         """Numbers of the annotator; what keeps it from asking is said once."""
@@ -283,14 +309,19 @@ class Recorder:
         if roles.archive is None or not self.keeps(step):
             return
         limit = self._config.deadlines.call_s
-        self._settle_archive(limit)  # of the step before: long done, unless the disk is full
+        self._settle_archive(roles, limit)  # of the step before: long done, unless the disk is full
         records = working.token_records.results(limit) if working.token_records else []
-        self._archiving = [roles.archive.submit("write", step, working.batch, records)]
+        self._archiving = (step, working.batch, records)
+        self._written = roles.archive.submit("write", *self._archiving)
 
-    def _settle_archive(self, timeout_s: float) -> None:
-        for written in gather(self._archiving, timeout_s):
-            self._archived = dict(written)
-        self._archiving = []
+    def _settle_archive(self, roles: Roles, timeout_s: float) -> None:
+        while self._written:
+            try:
+                (self._archived,) = (dict(found) for found in gather(self._written, timeout_s))
+                self._written = []
+            except RoleDied:
+                roles.archive.settle(timeout_s)  # raises when it keeps dying
+                self._written = roles.archive.submit("write", *self._archiving)
 
     def _event(self, kind: str, text: str) -> None:
         self._events.write(kind, text, self._step)
@@ -298,6 +329,15 @@ class Recorder:
     def _draw(self, roles: Roles) -> None:
         if self._trace:
             self._trace.append({"driver": self.spans.drain()} | roles.spans(self._config.deadlines.call_s))
+
+
+def _memory(logs: Path) -> dict[str, float]:
+    """``memory/<role>_bytes`` with all processes of the role, the largest where there are several."""
+    found: dict[str, float] = {}
+    for sign in life.read(logs):
+        name = f"memory/{re.sub(r'[^a-z_]+', '_', re.sub(r'-[0-9]+$', '', sign.role))}_bytes"
+        found[name] = max(found.get(name, 0.0), float(sign.facts["rss_bytes"]))
+    return found
 
 
 def _sync_metrics(published: Published) -> dict[str, float]:

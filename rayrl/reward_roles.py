@@ -20,6 +20,7 @@ from rayrl.feedback import templates
 from rayrl.protocols import Annotator, ReplayBuffer, Store
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, gather
+from rayrl.runtime.single import Single
 
 _NICE, _RATER_NICE = 5, 15
 """Engines and learner go first on a machine whose cores they share with a reward model. An agent's rater trains all the time while
@@ -104,6 +105,9 @@ class RewardSources:
         """Who scores a component; None where a verifier does."""
         return self._pools.get(self._jobs[component])
 
+    def pools(self) -> list[Pool]:
+        return list(self._pools.values())
+
     def run(self) -> None:
         for pool in self._pools.values():
             pool.run()
@@ -152,7 +156,7 @@ def start_sources(
     config: Config,
     runtime: Runtime,
     resources: Mapping[str, RoleResources],
-    buffer: Handle,
+    buffer: Single,
     annotator: Handle | None,
     folder: Path,
     resuming: bool = False,
@@ -173,7 +177,14 @@ def start_sources(
             )
             continue
         judged = job == reward_sources.JUDGES
-        kwargs = {"config": config, "store": runtime.store, "buffer": buffer, "annotator": annotator, "job": job, "components": components}
+        kwargs = {
+            "config": config,
+            "store": runtime.store,
+            "buffer": buffer.handle,
+            "annotator": annotator,
+            "job": job,
+            "components": components,
+        }
         specs.append(
             RoleSpec(
                 job,

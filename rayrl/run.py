@@ -25,20 +25,19 @@ from rayrl.config import loading
 from rayrl.config.loading import Loaded
 from rayrl.config.reward_sources import main_component
 from rayrl.deadlines import Watchdog
-from rayrl.errors import RanksLost, RayrlError, RoleFailed, StorageError
+from rayrl.errors import PayloadLost, RanksLost, RayrlError, RoleFailed, StorageError
 from rayrl.evaluation.episodes import EpisodeExam
 from rayrl.feedback_roles import recover_labels
+from rayrl.pressure import Pressure
 from rayrl.publishing import Publisher
 from rayrl.recorder import Recorder, traced
 from rayrl.run_folder import RunFolder
+from rayrl.runtime import life
 from rayrl.runtime.pool import Joint
 from rayrl.types import LearnBatch, PromptTask
 
-_RECOVERIES = 3
-"""How often in a row a learner may die without finishing a step."""
 
-
-@dataclass
+@dataclass(eq=False)
 class Working:
     """A learner step under way, and the export of the weights that it makes."""
 
@@ -75,11 +74,13 @@ class Run(AbstractContextManager["Run"]):
         self._reserved_at = self.step
         """The step of the newest commit that was begun."""
         self._evaluated_at = saved["evaluated_at"] if saved else -1
-        self._recoveries = 0
+        self.recoveries = 0
         """Since the last step that counted."""
         self._mark: dict[str, Any] | None = None
         """Synchronous runs: the ledger before the prompts of the step under way were admitted."""
         self._runtime, self._roles, self._committer = None, None, None
+        self.under_way: list[Working] = []
+        """Batches that were given to the learner and do not count yet, oldest first."""
         self._handlers: dict[int, Any] = {}
         self._recorder = Recorder(loaded, folder, saved)
         self._watchdog = Watchdog(self._recorder.stuck)
@@ -117,9 +118,15 @@ class Run(AbstractContextManager["Run"]):
         if self._place:
             recover_labels(self.folder.feedback, self._place / committing.LABELS, say)
         places = (self.folder.rollouts if config.telemetry.rollouts else None, self.folder.feedback, self.folder.reward_models)
-        self._roles = assembly.start_roles(config, self._runtime, resources, self._mode, *places, resuming=bool(self._saved))
+        self.folder.journal.unlink(missing_ok=True)  # of an earlier start: what counts by now is in the commit
+        self._roles = assembly.start_roles(
+            config, self._runtime, resources, self._mode, *places, self.folder.journal, resuming=bool(self._saved)
+        )
+        assembly.let_come_and_go(config, self._roles, resources, self._recorder.moved)
         self._publisher = Publisher(config, self._roles, self._mode, canary)
-        self._collector = Collector(config, self._roles, self._work)
+        shares = {"object store": lambda: self._runtime.usage()["fullest"], "replay buffer": lambda: self._roles.buffer.fullness()}
+        self._pressure = Pressure(shares, self._recorder.pressed)
+        self.anew()
         self._committer = Committer(self.folder, self._roles, keep=config.checkpoint.keep, save_s=config.deadlines.save_s)
         if self._saved:
             self._restore()
@@ -142,7 +149,7 @@ class Run(AbstractContextManager["Run"]):
                 self._roles.stop(self.config.deadlines.drain_s)
             elif isinstance(error, Exception):
                 self._let_commit_end()
-                self.folder.write_crash(error, self.step)
+                self._crashed(error)
         finally:
             if self._runtime is not None:
                 self._runtime.shutdown()
@@ -154,6 +161,15 @@ class Run(AbstractContextManager["Run"]):
         if self._committer is not None:
             with suppress(RayrlError):
                 self._note(self._committer.settle())
+
+    def _crashed(self, error: Exception) -> None:
+        """Writes ``crash.json``; the error itself tells, last of all, who failed first."""
+        sign = life.first_failure(self.folder.logs)
+        first = sign.to_json(str(error)) if sign else None
+        self.folder.write_crash(error, self.step, first)
+        if isinstance(error, RayrlError):
+            error.crash = str(self.folder.crash)
+            error.first = f"{first['role']} on {first['node']} (pid {first['pid']}), {first['at']}: {first['cause']}" if first else ""
 
     def _on_signal(self, number: int, frame: Any) -> None:
         """Ctrl-C twice leaves at once. SIGTERM never does: who wants the machine back may send it often, and ends with SIGKILL."""
@@ -212,8 +228,15 @@ class Run(AbstractContextManager["Run"]):
             started = time.monotonic()
             freed = self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
             handed_over = {"rollout/handed_over_bytes": float(sum(freed)), "step/hand_over_s": time.monotonic() - started}
-        step = self._roles.learner.submit("step", batch, collected.reference_logprobs(self.config.deadlines.learn_s))
+        try:
+            reference = collected.reference_logprobs(self.config.deadlines.learn_s)
+        except PayloadLost as lost:
+            self._roles.buffer.return_batch(batch.step)
+            self._roles.buffer.requeue_lost(list(batch.ordinals))
+            raise RanksLost(lost.message, lost.hint) from lost
+        step = self._roles.learner.submit("step", batch, reference)
         working = Working(batch, step, self.export(batch.version + 1), collected.waited_s, handed_over=handed_over)
+        self.under_way.append(working)
         if self._roles.archive is not None and self._recorder.keeps(batch.step + 1):
             working.token_records = self._roles.learner.submit("token_records")
         if self._saves_after(batch.step + 1):
@@ -228,12 +251,14 @@ class Run(AbstractContextManager["Run"]):
         working.metrics = dict(working.step.result(self.config.deadlines.learn_s))
         working.waited_s = time.monotonic() - started
 
-    def confirm(self, working: Working) -> None:
-        """The step counts from here: its ordinals are trained, its numbers are written."""
-        self._roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
+    def confirm(self, working: Working, told: bool = False) -> None:
+        """The step counts from here: its ordinals are trained, its numbers are written. ``told``: the buffer knows it already."""
+        if not told:
+            self._roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
+        self.under_way.remove(working)
         self.step += 1
         self._mark = None
-        self._recoveries = 0
+        self.recoveries = 0
         self.tokens += self._recorder.step(self.step, working, self._roles, self._published)
 
     # ---- weights --------------------------------------------------------------------------------------------------------------
@@ -248,8 +273,8 @@ class Run(AbstractContextManager["Run"]):
         self._published = self._publisher.publish(weights)
         self.version = self._published.version
         if self._unfilled is not None:  # not before: engines would answer the prompts that wait with weights of the beginning
-            saved, self._unfilled = self._unfilled, None
-            self._refill_buffer(saved, self._place)
+            self.refill_buffer(self._unfilled, self._place)
+            self._unfilled = None
 
     # ---- evaluation and saving --------------------------------------------------------------------------------------------------
 
@@ -326,13 +351,13 @@ class Run(AbstractContextManager["Run"]):
         self._roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
         self._roles.sources.load(self._place, self.config.deadlines.save_s)
 
-    def _refill_buffer(self, saved: Mapping[str, Any], place: Path) -> None:
-        tasks = self._tasks_of(pending_ordinals(saved["buffer"]))
+    def refill_buffer(self, saved: Mapping[str, Any], place: Path) -> None:
+        tasks = self.tasks_of(pending_ordinals(saved["buffer"]))
         self._work.seek(saved["position"])
         groups = place / committing.GROUPS
         self._roles.buffer.restore(saved["buffer"], tasks, groups if groups.is_file() else None)
 
-    def _tasks_of(self, ordinals: Sequence[int]) -> list[PromptTask]:
+    def tasks_of(self, ordinals: Sequence[int]) -> list[PromptTask]:
         """Tasks that were handed out before; the position is where it was."""
         position, tasks = self._work.position, []
         for ordinal in ordinals:
@@ -349,33 +374,24 @@ class Run(AbstractContextManager["Run"]):
 
     # ---- supervision ---------------------------------------------------------------------------------------------------------------
 
-    def recover(self, failure: RanksLost) -> None:
-        """The learner died: a new one goes on from the last commit. Rollouts are kept, what was trained since is trained again.
+    @property
+    def unfilled(self) -> bool:
+        """Nothing was published yet in this life of the run."""
+        return self._unfilled is not None
 
-        The version counts on: weights of a lost step and those that replace them must never have one number. Raises ``failure``
-        when there is nothing to go on from, or when it has come to nothing several times in a row.
-        """
-        if not (checkpoint.commits(self.folder) or self._committer.busy) or self._recoveries >= _RECOVERIES:
-            raise failure
-        self._recoveries += 1
+    @property
+    def has_commit(self) -> bool:
+        return bool(checkpoint.commits(self.folder) or self._committer.busy)
+
+    def settle_commit(self) -> None:
+        """Waits for the one that is being written."""
         self._note(self._committer.settle())
-        place = checkpoint.latest(self.folder, self._recorder.say)
-        saved = checkpoint.read_state(place)
-        self._roles.learner.restart()
-        self._roles.learner.call("load", place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
-        self.step, self.version = saved["step"], self.version + 1
+
+    def anew(self) -> None:
+        """Batches are gathered from the beginning again."""
         self._reserved_at, self._mark = self.step, None
-        self._collector = Collector(self.config, self._roles, self._work)
-        if self._unfilled is not None:  # of this life nothing was published yet
-            self.version = saved["version"]
-        elif self.asynchronous:
-            lost = self._roles.buffer.trained_since(saved["buffer"])
-            self._roles.buffer.rewind(self._tasks_of(lost), self.version)
-        else:  # nothing is under way: the same prompts get the same samples again
-            self._roles.buffer.reset()
-            self._refill_buffer(saved, place)
-            self._roles.buffer.set_version(self.version)
-        if self.config.agent.env is not None:  # texts are sent once, and those since the commit are lost
-            self._roles.rollout.call("repeat_texts", timeout_s=self.config.deadlines.call_s)
+        self._collector = Collector(self.config, self._roles, self._work, self._pressure)
+
+    def reconnect(self) -> None:
+        """A new learner meets the engines."""
         self._publisher.connect()
-        self._recorder.recovered(failure, place, self.step)

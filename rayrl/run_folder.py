@@ -12,6 +12,7 @@ checkpoints/step-NNNNNN/           atomic commits; `rayrl resume` continues from
 policy/                            the trained policy as a Hugging Face checkpoint
 feedback.sqlite                    every question that a judge was asked, its answer and its label
 reward_models/NAME/                state of a reward model that is learned while the run goes on
+buffer.journal                     what a replay buffer that died goes on from
 spans.json                         who did what when (open in ui.perfetto.dev)
 logs/<role>.log, crash.json        what every process said; the first failure
 """
@@ -110,14 +111,19 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def journal(self) -> Path:
+        """Of the buffer; see `buffer.journal`."""
+        return self.path / "buffer.journal"
+
+    @property
     def crash(self) -> Path:
         return self.path / "crash.json"
 
-    def write_crash(self, error: Exception, step: int) -> None:
-        """What ended the run, for whoever looks later."""
+    def write_crash(self, error: Exception, step: int, first: Mapping[str, Any] | None = None) -> None:
+        """What ended the run, for whoever looks later. ``first``: the role that failed first; see `runtime.life`."""
         known = isinstance(error, RayrlError)
         what = {"error": type(error).__name__, "message": error.message if known else str(error), "hint": error.hint if known else ""}
-        self.write_json(self.crash, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step} | what)
+        self.write_json(self.crash, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step} | what | {"first": first})
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Whole or not at all: a reader never sees half a file."""

@@ -83,7 +83,12 @@ class BufferCore:
 
     @property
     def full(self) -> bool:
-        return self.nbytes >= self.config.max_bytes or len(self._infos) >= self.config.max_groups
+        return self.fullness >= 1.0
+
+    @property
+    def fullness(self) -> float:
+        """Share of the bytes, or of the groups, that may be held."""
+        return max(self.nbytes / self.config.max_bytes, len(self._infos) / self.config.max_groups)
 
     def lease_prompts(self, worker: str, index: int, max_groups: int, *, now: float) -> list[PromptTask]:
         """Nothing while the buffer is full (back-pressure) or draining."""
@@ -187,6 +192,22 @@ class BufferCore:
             self._forget(ordinal)
         if not leased:
             del self._batches[step], self._at_learner[step]
+
+    def relend(self, batch: LearnBatch) -> bool:
+        """A batch that the learner got from a buffer that died: leased to it again. False when it counts as trained already."""
+        if all(self.ledger.state(ordinal) is OrdinalState.TRAINED for ordinal in batch.ordinals):
+            return False
+        for group in batch.groups:
+            ordinal = group.info.ordinal
+            if ordinal in self._infos:  # another result of it has come in
+                self._forget(ordinal)
+            else:
+                self.ledger.deliver(ordinal, "")
+            self.ledger.to_learner(ordinal)
+            self._infos[ordinal], self._scored[ordinal] = group.info, group
+            self.nbytes += group.info.nbytes
+        self._batches[batch.step], self._at_learner[batch.step] = batch, set(batch.ordinals)
+        return True
 
     def return_batch(self, step: int) -> None:
         """The learner failed: what it had not confirmed is ready again. Unknown steps are ignored."""

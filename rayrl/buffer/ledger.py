@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rayrl.buffer.heap import OrdinalHeap
@@ -54,6 +54,7 @@ class Ledger:
         self.counts: dict[OrdinalState, int] = dict.fromkeys(_LIVE, 0)
         self.in_flight_at: Counter[int] = Counter()
         """Ordinals in flight by the weight version at which they were leased."""
+        self.on_drop: Callable[[int, str], None] = lambda ordinal, reason: None
         self.reissued = 0
         self._entries: dict[int, _Entry] = {}
         self._parked: dict[int, PromptTask] = {}
@@ -183,6 +184,7 @@ class Ledger:
         self.dropped.add(ordinal)
         self.dropped_by[reason] += 1
         self._forget(ordinal, entry)
+        self.on_drop(ordinal, reason)
 
     def reopen(self, tasks: Sequence[PromptTask]) -> None:
         """The weights that these trained ordinals went into are lost. They wait, parked, until `unpark` queues them again."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from rayrl.buffer import held
 from rayrl.buffer import snapshot as snapshots
 from rayrl.buffer.core import BufferCore
+from rayrl.buffer.journal import Journal
 from rayrl.buffer.outcomes import OutcomeLog
 from rayrl.buffer.ready import Priority, reward_spread
 from rayrl.buffer.scoring import Aggregate, GroupFilter, Records, RewardRules
@@ -53,14 +54,16 @@ class BufferService:
         priority: Priority = reward_spread,
         store: Store | None = None,
         outcomes: OutcomeLog | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """``store``: where payloads that arrive are adopted, so that they outlive whoever brought them; None keeps them as they are.
         ``weights``, ``aggregate``, ``group_filter``, ``on_failure``, ``fallback_value``, ``gaps``: see `RewardRules`.
-        ``jobs``, ``num_workers``, ``priority``, ``outcomes``: see `BufferCore`.
+        ``jobs``, ``num_workers``, ``priority``, ``outcomes``: see `BufferCore`. ``journal``: what a replacement goes on from.
         """
         rules = RewardRules(weights, aggregate, on_failure, fallback_value, group_filter, gaps)
         self._make_core = lambda: BufferCore(buffer, rules, jobs=jobs, num_workers=num_workers, priority=priority, outcomes=outcomes)
-        self._core = self._make_core()
+        self._journal = journal
+        self._core = self._new_core()
         self._store = store
         self._captures: dict[int, list[held.Held]] = {}
         self._captured = 0
@@ -75,6 +78,8 @@ class BufferService:
         """Raises `ValueError` for an ordinal that was ever admitted; then nothing of ``tasks`` is."""
         with self._changed:
             self._core.admit(tasks)
+            if self._journal:
+                self._journal.admitted(task.prompt.ordinal for task in tasks)
             self._changed.notify_all()
 
     def lease_prompts(self, worker: str, index: int, max_groups: int, wait_s: float) -> list[PromptTask]:
@@ -133,7 +138,14 @@ class BufferService:
         """Raises `ValueError` for an ordinal that is not leased to ``step``: nothing is trained twice."""
         with self._changed:
             self._core.confirm_trained(step, ordinals)
+            if self._journal:
+                self._journal.trained(ordinals, self._core.staleness)
             self._note(True)
+
+    def relend(self, batch: LearnBatch) -> bool:
+        """See `BufferCore.relend`."""
+        with self._changed:
+            return self._core.relend(batch)
 
     def return_batch(self, step: int) -> None:
         """The learner failed: what it had not confirmed can be sampled again."""
@@ -158,6 +170,8 @@ class BufferService:
         """Call when every engine has loaded ``version``."""
         with self._changed:
             self._core.set_version(version)
+            if self._journal:
+                self._journal.version(version)
             self._changed.notify_all()
 
     def set_num_workers(self, num_workers: int) -> None:
@@ -178,6 +192,11 @@ class BufferService:
         with self._changed:
             self._core.expire(time.monotonic())
             return self._core.outstanding()
+
+    def fullness(self) -> float:
+        """Share of `BufferConfig.max_bytes`, or of ``max_groups`` where that is more."""
+        with self._changed:
+            return self._core.fullness
 
     def holders(self) -> dict[str, list[int]]:
         """See `BufferCore.holders`."""
@@ -218,6 +237,8 @@ class BufferService:
         groups = list(held.read(path, keep)) if path is not None else []
         with self._changed:
             snapshots.restore(self._core, snapshot, tasks, groups)
+            if self._journal:
+                self._journal.begin(snapshot)
             self._changed.notify_all()
 
     def trained_since(self, snapshot: Mapping[str, Any]) -> list[int]:
@@ -227,21 +248,29 @@ class BufferService:
 
     def rewind(self, tasks: Sequence[PromptTask], version: int) -> None:
         """See `BufferCore.rewind`."""
+        tasks = list(tasks)
         with self._changed:
             self._core.rewind(tasks, version)
+            if self._journal:
+                self._journal.reopened(task.prompt.ordinal for task in tasks)
+                self._journal.version(version)
             self._note(True)
 
     def unpark(self, count: int) -> int:
         """Queues up to ``count`` of the tasks that `rewind` was given; returns how many."""
         with self._changed:
             queued = self._core.ledger.unpark(count)
+            if self._journal:
+                self._journal.unparked(queued)
             self._changed.notify_all()
             return queued
 
     def reset(self) -> None:
         """Forgets everything, as a new buffer that `restore` may fill. Only while nothing is leased or generated."""
         with self._changed:
-            self._core = self._make_core()
+            self._core = self._new_core()
+            if self._journal:
+                self._journal.begin(snapshots.take(self._core))
             self._note(True)
 
     def drain(self) -> None:
@@ -261,6 +290,12 @@ class BufferService:
 
     def _fetch(self, payload: Any) -> Any:
         return payload if self._store is None else self._store.get(payload, timeout_s=_FETCH_S)
+
+    def _new_core(self) -> BufferCore:
+        core = self._make_core()
+        if self._journal:
+            core.ledger.on_drop = self._journal.dropped
+        return core
 
     def _note(self, progress: bool) -> None:
         self._progress += progress

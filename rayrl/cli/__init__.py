@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rayrl: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"  hint: {error.hint}", file=sys.stderr)
+        if error.first:
+            print(f"  first failure: {error.first}", file=sys.stderr)
+        if error.crash:
+            print(f"  all of it: {error.crash}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("rayrl: interrupted", file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import Any
 from rayrl.algorithms import registry
 from rayrl.config import agent_checks, reward_sources
 from rayrl.config.choices import CHOICES, RANGES
-from rayrl.config.placement import needs_reference
+from rayrl.config.placement import needs_reference, rollout_actors
 from rayrl.config.schema import Config
 from rayrl.config.sizes import longest_sequence
 from rayrl.errors import ConfigError
@@ -250,6 +250,12 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"run.deterministic is true and placement.mode is {placement.mode}: bit-reproducible runs are on CPU; set placement.mode=cpu"
     if placement.mode == "colocated" and staleness > 0:
         yield f"placement.mode is colocated and buffer.max_staleness is {staleness}: engines sleep while the learner works; set it to 0"
+    if placement.max_rollout and config.run.deterministic:
+        yield "placement.max_rollout lets rollout workers come and go and run.deterministic is true: set it to 0"
+    if 0 < placement.max_rollout < rollout_actors(config):
+        yield f"placement.max_rollout {placement.max_rollout} is below the {rollout_actors(config)} that the run begins with: raise it"
+    if placement.max_rollout and placement.mode == "colocated":
+        yield "placement.max_rollout is set and placement.mode is colocated, where engines live on the learner's GPUs: set it to 0"
     strange = [role for role in placement.node_groups if role not in ("rollout", "learner", "reference", "judge")]
     if strange:
         yield f"placement.node_groups names {strange[0]!r}: roles that reserve a place are rollout, learner, reference and judge"

@@ -16,6 +16,7 @@ class Node:
     total: Mapping[str, float]
     """Resources by name: CPU, GPU, and custom ones."""
     free: Mapping[str, float]
+    id: str = ""
 
 
 @dataclass(frozen=True)

@@ -623,6 +623,9 @@ class PlacementConfig:
     """Object store of a local Ray."""
     node_groups: dict[str, str] = field(default_factory=dict)
     """Role (rollout, learner, reference, judge) -> custom Ray resource that only its group of nodes has: who may live where."""
+    max_rollout: int = 0
+    """Most rollout workers (engines or env workers) while the run goes on: beyond the first ones some start wherever a node has room,
+    also one that joins later, and leave with it; 0 keeps the number."""
     pin: bool = True
     """On a small CPU machine keep engine and learner on different cores when asynchronous."""
 

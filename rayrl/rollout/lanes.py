@@ -7,15 +7,16 @@ lane is kept and raised by `check`, which the loop calls between two steps.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from rayrl.data.arrow import encode
-from rayrl.errors import DeadlineExceeded
+from rayrl.errors import DeadlineExceeded, RoleDied
 from rayrl.protocols import ReplayBuffer, Store
 from rayrl.rollout.episodes import Episode
 from rayrl.rollout.stats import RolloutStats
@@ -24,6 +25,10 @@ from rayrl.types import GroupInfo, IntArray, PromptTask, RewardRecord, Trajector
 Records = Sequence[Sequence[RewardRecord]]
 """One list of records per sample of a group."""
 
+T = TypeVar("T")
+
+_BUFFER_BACK_S = 120.0
+"""How long a worker waits for a new buffer when the one it knew died: the driver has to notice, start it and tell it what it knew."""
 LEASE_WAIT_S = 1.0
 """Long poll: how long the buffer may hold an unanswerable lease request. Also the most that closing waits for it."""
 
@@ -45,6 +50,17 @@ class _Lane:
         """Raises what ended the lane."""
         if self._error is not None:
             raise self._error
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """A call to the buffer; when that died, again until another one answers."""
+        limit = time.monotonic() + _BUFFER_BACK_S
+        while True:
+            try:
+                return call()
+            except RoleDied:
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(0.5)
 
     def _join(self) -> None:
         self._thread.join(timeout=self._call_s)
@@ -100,7 +116,7 @@ class LeaseLane(_Lane):
                 return
             if wanted == 0:
                 continue
-            tasks = self._buffer.lease_prompts(self._worker, self._index, wanted, LEASE_WAIT_S)
+            tasks = self._patiently(lambda: self._buffer.lease_prompts(self._worker, self._index, wanted, LEASE_WAIT_S))  # noqa: B023
             if tasks:
                 with self._changed:
                     self._ready.extend(tasks)
@@ -170,18 +186,22 @@ class PublishLane(_Lane):
             ending = items[-1] is None
             for item in items:
                 if isinstance(item, tuple):
-                    self._buffer.fail_prompts(self._worker, [item[0]], item[1])
+                    self._patiently(lambda: self._buffer.fail_prompts(self._worker, [item[0]], item[1]))  # noqa: B023
             finished = [item for item in items if item is not None and not isinstance(item, tuple)]
             if finished:
-                packed = [self._pack(item) for item in finished]
-                records = {p.info.ordinal: p.records for p in packed if p.records is not None}
-                accepted = self._buffer.put_groups(self._worker, [p.info for p in packed], *([records] if records else []))
-                self._stats.add(groups=len(packed), groups_refused=len(packed) - sum(accepted))
+                accepted = self._patiently(lambda: self._hand_over(finished))  # noqa: B023
+                self._stats.add(groups=len(finished), groups_refused=len(finished) - sum(accepted))
                 for item, taken in zip(finished, accepted, strict=True):
                     if not taken:
                         self._on_refused(item)
             if ending:
                 return
+
+    def _hand_over(self, finished: Sequence[Any]) -> list[bool]:
+        """Packed anew in each attempt: a buffer that died may have taken the payloads with it."""
+        packed = [self._pack(item) for item in finished]
+        records = {p.info.ordinal: p.records for p in packed if p.records is not None}
+        return self._buffer.put_groups(self._worker, [p.info for p in packed], *([records] if records else []))
 
 
 class EpisodePacker:

@@ -21,6 +21,8 @@ class RoleSpec:
     gpus: float = 0.0
     bundle: int | None = None
     """Index of the placement-group bundle it lives in; None is anywhere."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom resources beside ``cpus`` and ``gpus``, of a role that lives outside the bundles."""
     threads: int = 0
     """Compute threads (OpenMP and torch); 0 leaves the default."""
     cores: tuple[int, ...] = ()
@@ -31,6 +33,8 @@ class RoleSpec:
     """Calls that may run at the same time."""
     lasting: bool = False
     """Other roles call it through `Handle.lasting`, which finds its replacement when it died."""
+    passive: bool = False
+    """It has no loop of its own and works only when it is called."""
     trace: bool = True
     """Record a span for every call that the role serves."""
 
@@ -58,6 +62,9 @@ class Handle(Protocol):
     def lasting(self) -> Handle:
         """A handle to pass to other roles: a call on a dead role fails, the calls after it reach its replacement."""
 
+    def attend(self) -> Pending:
+        """Done, with a failure, when the process dies: how a pool watches a role that has no loop."""
+
     def observe(self, method: str) -> Pending:
         """A call without arguments that does not queue behind the role's work; for counters that any thread may read."""
 
@@ -80,6 +87,15 @@ class Runtime(Protocol):
         """``host:port`` on the role's node, the port free just now: where others can meet it."""
 
     def usage(self) -> Mapping[str, float]:
-        """Bytes of the object store: ``used``, ``capacity``."""
+        """Bytes of the object store: ``used``, ``capacity``; and ``fullest``, the share that is used on the node where it is most."""
+
+    def node_of(self, handle: Handle) -> str:
+        """Id of the node that a role lives on."""
+
+    def leaving(self) -> set[str]:
+        """Ids of the nodes that are being drained: what lives there should go elsewhere."""
+
+    def room(self) -> list[Mapping[str, float]]:
+        """What is free on each node that stays."""
 
     def shutdown(self) -> None: ...

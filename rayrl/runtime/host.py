@@ -23,16 +23,20 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rayrl.deadlines import OPEN, Deadline, Watchdog
-from rayrl.errors import RayrlError, RoleFailed
+from rayrl.errors import RayrlError, RoleDied, RoleFailed
 from rayrl.lock import assert_equal
 from rayrl.runtime.edges import about, deadline_of
+from rayrl.runtime.life import Life
 from rayrl.runtime.store import RayStore
 from rayrl.telemetry.spans import Span, SpanRecorder
 
+_HOUR_S = 3600.0
 _ENDLESS = frozenset({"run"})
 """Methods that are no piece of work."""
 _CONTROL = "control"
 """Ray's concurrency group of the calls that never queue behind the role's work."""
+_PRESENCE = "presence"
+"""The group of the one call that lasts as long as the process."""
 
 
 class Host:
@@ -65,6 +69,7 @@ class Host:
         if nice:
             os.nice(nice)
         OPEN.me = Path(log_path).stem or OPEN.me
+        self._life = Life(Path(log_path).with_suffix(".life")) if log_path else None
         self._watchdog = Watchdog(lambda edge: print(edge, flush=True))
         print(f"pid {os.getpid()} on {socket.gethostname()} ({ray.util.get_node_ip_address()})", flush=True)
 
@@ -75,7 +80,8 @@ class Host:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         ids = ray.get_runtime_context().get_accelerator_ids()
-        return {"pid": os.getpid(), "address": ray.util.get_node_ip_address(), "port": port, "accelerators": ids}
+        node_id = ray.get_runtime_context().get_node_id()
+        return {"pid": os.getpid(), "address": ray.util.get_node_ip_address(), "port": port, "accelerators": ids, "node_id": node_id}
 
     def build(self, builder: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
         assert_equal(self._expected, f"the process on {socket.gethostname()} ({ray.util.get_node_ip_address()})")
@@ -83,22 +89,37 @@ class Host:
         kwargs = {key: value.bound(self, me) if isinstance(value, RayStore) else value for key, value in kwargs.items()}
         try:
             self._role = builder(**kwargs)
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            self._tell(error)
             raise
 
     def call(self, method: str, args: tuple, kwargs: dict) -> Any:
         with nullcontext() if method in _ENDLESS else self._spans.span(method):
             try:
                 return getattr(self._role, method)(*args, **kwargs)
-            except Exception:
-                traceback.print_exc()
+            except Exception as error:
+                if method in _ENDLESS or not isinstance(error, RayrlError):
+                    self._tell(error)
+                else:
+                    traceback.print_exc()
                 raise
+
+    def _tell(self, error: Exception) -> None:
+        """The role ends, or has a bug."""
+        traceback.print_exc()
+        if self._life:
+            self._life.tell(raised=f"{type(error).__name__}: {_first_line(error)}", raised_at=time.time())
 
     @ray.method(concurrency_group=_CONTROL)
     def observe(self, method: str) -> Any:
         """Answers beside whatever the role is busy with."""
         return getattr(self._role, method)()
+
+    @ray.method(concurrency_group=_PRESENCE)
+    def attend(self) -> None:
+        """Ends with the process: the loop of a role that has none."""
+        while True:
+            time.sleep(_HOUR_S)
 
     @ray.method(concurrency_group=_CONTROL)
     def drain_spans(self) -> list[Span]:
@@ -119,7 +140,7 @@ class Host:
         return values if len(values) > 1 else values[0]
 
 
-HostActor = ray.remote(concurrency_groups={_CONTROL: 1})(Host)
+HostActor = ray.remote(concurrency_groups={_CONTROL: 1, _PRESENCE: 1})(Host)
 
 
 class RayPending:
@@ -146,7 +167,7 @@ class RayPending:
             raise _cause(e, self._role, self._log) from None
         except RayActorError as e:
             self._on_death()
-            raise RoleFailed(f"{self._role} died while {self._method} ran: {_first_line(e)}", last_lines(self._log)) from None
+            raise RoleDied(f"{self._role} died while {self._method} ran: {_first_line(e)}", last_lines(self._log)) from None
 
     def wait(self, timeout_s: float) -> bool:
         return bool(ray.wait([self.ref], timeout=timeout_s)[0])
@@ -165,6 +186,10 @@ class RayHandle:
     def lasting(self) -> LastingHandle:
         """See `contract.Handle.lasting`."""
         return LastingHandle(self.name, self._registered, self._call_s, self._log)
+
+    def attend(self) -> RayPending:
+        """See `contract.Handle.attend`."""
+        return self._pending("attend", self._process().attend.remote())
 
     def observe(self, method: str) -> RayPending:
         """A call without arguments that does not queue behind the role's work; for counters that any thread may read."""
@@ -201,7 +226,7 @@ class LastingHandle(RayHandle):
             try:
                 self._actor = ray.get_actor(self._registered)
             except ValueError:
-                raise RoleFailed(f"{self.name} is not there at present", last_lines(self._log)) from None
+                raise RoleDied(f"{self.name} is not there at present", last_lines(self._log)) from None
         return self._actor
 
     def _pending(self, method: str, ref: ray.ObjectRef, about: str = "") -> RayPending:

@@ -34,7 +34,23 @@ def live_nodes(placement: PlacementConfig) -> list[Node]:
 def nodes() -> list[Node]:
     """Of the cluster that this process has joined; internal resources of Ray left out."""
     free = available_resources_per_node()
-    return [Node(n["NodeManagerAddress"], _public(n["Resources"]), _public(free.get(n["NodeID"], {}))) for n in ray.nodes() if n["Alive"]]
+    return [
+        Node(n["NodeManagerAddress"], _public(n["Resources"]), _public(free.get(n["NodeID"], {})), n["NodeID"])
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
+
+
+def leaving(timeout_s: float) -> set[str]:
+    """Ids of nodes that are being drained."""
+    return set(ray._private.worker.global_worker.gcs_client.get_draining_nodes(timeout=timeout_s))
+
+
+def store_shares() -> list[tuple[float, float]]:
+    """Used and total bytes of the object store of each living node."""
+    free, key = available_resources_per_node(), "object_store_memory"
+    found = [(n["Resources"].get(key, 0.0), free.get(n["NodeID"], {}).get(key)) for n in ray.nodes() if n["Alive"]]
+    return [(0.0 if left is None else total - left, total) for total, left in found]
 
 
 def _public(resources: dict[str, float]) -> dict[str, float]:

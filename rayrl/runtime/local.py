@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -68,6 +68,9 @@ class LocalHandle:
     def lasting(self) -> LocalHandle:
         return self
 
+    def attend(self) -> LocalPending:
+        return LocalPending(self.name, "attend", Future())
+
     def observe(self, method: str) -> LocalPending:
         return LocalPending(self.name, method, self._control.submit(getattr(self._role, method)))
 
@@ -100,7 +103,16 @@ class LocalRuntime:
             return f"127.0.0.1:{probe.getsockname()[1]}"
 
     def usage(self) -> dict[str, float]:
-        return {"used": 0.0, "capacity": 0.0}
+        return {"used": 0.0, "capacity": 0.0, "fullest": 0.0}
+
+    def node_of(self, handle: LocalHandle) -> str:
+        return "here"
+
+    def leaving(self) -> set[str]:
+        return set()
+
+    def room(self) -> list[Mapping[str, float]]:
+        return []
 
     def shutdown(self) -> None:
         for handle in self._handles:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayrl.deadlines import OPEN
-from rayrl.errors import DeadlineExceeded, RanksLost, RoleFailed
+from rayrl.errors import DeadlineExceeded, RanksLost, RoleDied, RoleFailed
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 
 _GLANCE_S = 0.2
@@ -32,6 +32,8 @@ class _Place:
     """In a row, each before it had recovered from the one before."""
     since: float = 0.0
     """When it started to work, monotonic seconds."""
+    leaving: float | None = None
+    """It was asked to go: when its patience ends, monotonic seconds."""
 
 
 class Pool:
@@ -59,9 +61,22 @@ class Pool:
         self._runtime, self._start_s, self._limit, self._backoff_s = runtime, start_s, restarts, backoff_s
         self._on_lost, self.on_back, self.on_replaced = on_lost, on_back, on_replaced
         self._places = [_Place(spec, handle) for spec, handle in zip(specs, handles, strict=True)]
-        self._starter = ThreadPoolExecutor(max(1, len(self._places)), thread_name_prefix="replacement")
+        self._starter = ThreadPoolExecutor(max(8, len(self._places)), thread_name_prefix="replacement")
+        self.may_shrink = False
+        """A worker that cannot be started again is given up, as long as there are others."""
+        self.on_joined: Callable[[str], None] = lambda name: None
+        self.on_left: Callable[[str], None] = lambda name: None
         self.restarts = 0
         """Workers replaced so far."""
+
+    @property
+    def specs(self) -> list[RoleSpec]:
+        return [place.spec for place in self._places]
+
+    @property
+    def size(self) -> int:
+        """Workers that there should be."""
+        return len(self._places)
 
     @property
     def handles(self) -> list[Handle]:
@@ -72,10 +87,35 @@ class Pool:
         for place in self._places:
             self._begin(place)
 
+    def grow(self, spec: RoleSpec) -> None:
+        """One more worker, at work as soon as it is built; nobody waits for it."""
+        place = _Place(spec, None)
+        place.coming = self._starter.submit(self._start, spec, 0.0)
+        self._places.append(place)
+
+    def retire(self, name: str, patience_s: float) -> None:
+        """A worker leaves: it finishes its step and hands over what is done; its leases go to others."""
+        for place in self._places:
+            if place.spec.name == name and place.handle is not None and place.leaving is None:
+                place.leaving = time.monotonic() + patience_s
+                place.handle.submit("stop")
+
+    @property
+    def starting(self) -> bool:
+        return any(place.coming is not None for place in self._places)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the workers that there should be."""
+        return [place.spec.name for place in self._places if place.leaving is None]
+
     def check(self) -> None:
         """Notices workers whose loop ended, has them replaced, and puts replacements to work. Cheap when nothing happened."""
-        for place in self._places:
-            if place.coming is not None:
+        for place in list(self._places):
+            if place.leaving is not None:
+                if place.loop is None or place.loop.wait(0.0) or time.monotonic() > place.leaving:
+                    self._let_go(place)
+            elif place.coming is not None:
                 if place.coming.done():
                     self._arrive(place)
             elif place.loop is not None and place.loop.wait(0.0):
@@ -135,10 +175,14 @@ class Pool:
         """Asks every loop to end and waits for it; a worker that does not listen is ended, and no replacement is waited for."""
         limit = time.monotonic() + timeout_s
         self._starter.shutdown(wait=False, cancel_futures=True)
-        for handle in self.handles:
-            handle.submit("stop")
+        for place in self._places:
+            if place.handle is not None and not place.spec.passive:
+                place.handle.submit("stop")
         for place in self._places:
             if place.handle is None or place.loop is None:
+                continue
+            if place.spec.passive:
+                self._runtime.stop(place.handle)
                 continue
             try:
                 place.loop.result(max(0.1, limit - time.monotonic()))
@@ -149,7 +193,8 @@ class Pool:
     # ---- inside
 
     def _begin(self, place: _Place) -> None:
-        place.loop, place.since = place.handle.submit("run"), time.monotonic()
+        loop = place.handle.attend() if place.spec.passive else place.handle.submit("run")
+        place.loop, place.since = loop, time.monotonic()
 
     def _lose(self, place: _Place, failure: RoleFailed) -> None:
         self._on_lost(place.spec.name)
@@ -159,7 +204,18 @@ class Pool:
         place.handle, place.loop = None, None
         self._send_for(place, failure)
 
+    def _let_go(self, place: _Place) -> None:
+        self._places.remove(place)
+        self._on_lost(place.spec.name)
+        if place.handle is not None:
+            self._runtime.stop(place.handle)
+        self.on_left(place.spec.name)
+
     def _send_for(self, place: _Place, failure: RoleFailed | DeadlineExceeded) -> None:
+        hopeless = place.failures >= self._limit or isinstance(failure, DeadlineExceeded)
+        if self.may_shrink and hopeless and len(self._places) > 1:
+            self._let_go(place)
+            return
         if place.failures >= self._limit:
             raise RoleFailed(f"{failure.message} (after {self._limit} restarts in a row)", failure.hint) from failure
         wait_s = min(self._backoff_s * 2 ** min(place.failures - 1, 10), _LONGEST_BACKOFF_S) if place.failures else 0.0
@@ -183,6 +239,9 @@ class Pool:
             self._send_for(place, failure)
             return
         self._begin(place)
+        if place.failure is None:
+            self.on_joined(place.spec.name)
+            return
         self.restarts += 1
         self.on_replaced(place.spec.name, place.failure)
 
@@ -199,7 +258,10 @@ class Ranks:
         """Ends what is left of the group and starts another, which knows nothing yet."""
         for handle in self.handles:
             self._runtime.stop(handle)
-        self.handles = list(self._start())
+        try:
+            self.handles = list(self._start())
+        except RoleDied as failure:
+            raise RanksLost(failure.message, failure.hint) from failure
 
     def submit(self, method: str, *args: Any) -> Joint:
         return Joint([handle.submit(method, *args) for handle in self.handles])

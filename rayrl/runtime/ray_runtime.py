@@ -25,7 +25,7 @@ from rayrl.lock import Lock, lock, without_source
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.daemons import own_session
 from rayrl.runtime.host import HostActor, RayHandle, RayPending, last_lines
-from rayrl.runtime.live import nodes
+from rayrl.runtime.live import leaving, nodes, store_shares
 from rayrl.runtime.store import RayStore
 
 _FORWARDED = (
@@ -62,12 +62,14 @@ class RayRuntime:
             local = {"num_cpus": local_cpus, "object_store_memory": placement.object_store_mib * 2**20, "include_dashboard": False}
             with own_session():
                 ray.init(
-                    address=address,
+                    address=address or "local",  # null is a cluster of our own, also where somebody else's runs on this machine
                     log_to_driver=False,
                     logging_level="ERROR",
                     runtime_env={"env_vars": {key: os.environ[key] for key in _FORWARDED if key in os.environ}},
                     **(local if self._own else {}),
                 )
+        for old in self._log_dir.glob("*.life"):  # of an earlier start
+            old.unlink(missing_ok=True)
         self._started: list[RayHandle] = []
         self._id = uuid.uuid4().hex[:8]
         self.store = RayStore(deadlines.call_s)
@@ -101,6 +103,16 @@ class RayRuntime:
         """Pid, address, a free port and accelerators of a role's process."""
         return ray.get(handle._actor.node.remote(), timeout=self._deadlines.call_s)
 
+    def node_of(self, handle: RayHandle) -> str:
+        return self.node(handle)["node_id"]
+
+    def leaving(self) -> set[str]:
+        return leaving(self._deadlines.call_s)
+
+    def room(self) -> list[Mapping[str, float]]:
+        away = self.leaving()
+        return [node.free for node in nodes() if node.id not in away]
+
     def address(self, handle: RayHandle) -> str:
         node = self.node(handle)
         return f"{node['address']}:{node['port']}"
@@ -122,9 +134,9 @@ class RayRuntime:
         return last_lines(str(self._log_dir / f"{name}.log"))
 
     def usage(self) -> dict[str, float]:
-        total, free = ray.cluster_resources(), ray.available_resources()
-        capacity = total.get("object_store_memory", 0.0)
-        return {"used": capacity - free.get("object_store_memory", capacity), "capacity": capacity}
+        shares = store_shares()
+        used, capacity = sum(u for u, _ in shares), sum(c for _, c in shares)
+        return {"used": used, "capacity": capacity, "fullest": max((u / c for u, c in shares if c), default=0.0)}
 
     def shutdown(self) -> None:
         for handle in self._started if ray.is_initialized() else ():
@@ -155,6 +167,8 @@ class RayRuntime:
 
     def _options(self, spec: RoleSpec) -> dict:
         options: dict = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_concurrency": spec.concurrency, "max_restarts": 0}
+        if spec.resources:
+            options["resources"] = dict(spec.resources)
         if self._group is not None and spec.bundle is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=spec.bundle)
         return options

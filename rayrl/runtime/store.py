@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from rayrl.errors import DeadlineExceeded, RoleFailed
+from rayrl.errors import DeadlineExceeded, PayloadLost, RoleFailed
 from rayrl.runtime.framing import framed
 
 
@@ -81,10 +81,10 @@ class RayStore:
 
 
 def _get(refs: Any, timeout_s: float) -> Any:
-    """A reference or a list of them. Raises `DeadlineExceeded` or `RoleFailed`."""
+    """A reference or a list of them. Raises `DeadlineExceeded` or `PayloadLost`."""
     try:
         return ray.get(refs, timeout=timeout_s)
     except GetTimeoutError:
         raise DeadlineExceeded(f"waited {timeout_s:.0f} s for an object of the store", "raise deadlines.call_s") from None
     except RayError as e:
-        raise RoleFailed(f"an object was lost with the process that owned it: {str(e).splitlines()[0]}") from None
+        raise PayloadLost(f"an object was lost with the process that owned it: {str(e).splitlines()[0]}") from None

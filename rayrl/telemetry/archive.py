@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayrl.errors import RayrlError
+from rayrl.errors import PayloadLost, RayrlError, RoleFailed
 from rayrl.protocols import ReplayBuffer, Store
 from rayrl.telemetry.fragments import FragmentWriter, is_fragment
 from rayrl.telemetry.process import resident_bytes
@@ -30,19 +30,28 @@ class Archive:
         self._writer, self._store, self._buffer, self._fetch_s = RolloutWriter(folder), store, buffer, fetch_s
         self._fragments = FragmentWriter(folder.parent / "fragments")
         self._encode_records = encode_records
+        self._lost = 0
 
     def write(self, step: int, batch: LearnBatch, token_records: Sequence[Any] = ()) -> dict[str, float]:
         """Writes one step's batch with the learner's ``token_records`` (one store reference or None per rank).
 
-        Returns metrics of the archive itself: bytes on disk, processor seconds, groups that were dropped and not kept. Raises
-        `StorageError`.
+        Returns metrics of the archive itself: bytes on disk, steps that could not be written because their payloads died, processor
+        seconds, groups that were dropped and not kept. Raises `StorageError`.
         """
         cpu = time.thread_time()
-        outcomes = self._buffer.take_outcomes(batch.ordinals)
-        records = [self._fetch(reference) for reference in token_records if reference is not None]
-        path = self._write(step, batch, outcomes, records)
+        try:
+            outcomes = self._buffer.take_outcomes(batch.ordinals)
+        except RoleFailed:  # the buffer died, and with it who rewarded these
+            outcomes = Outcomes({}, ())
+        try:
+            records = [self._fetch(reference) for reference in token_records if reference is not None]
+            nbytes = self._write(step, batch, outcomes, records).stat().st_size
+        except PayloadLost as lost:  # the step is trained all the same
+            print(f"step {step} is not written: {lost.message}", flush=True)
+            nbytes, self._lost = 0, self._lost + 1
         return {
-            "archive/bytes": float(path.stat().st_size),
+            "archive/bytes": float(nbytes),
+            "archive/lost_steps": float(self._lost),
             "archive/cpu_s": time.thread_time() - cpu,
             "archive/forgotten_groups": float(outcomes.forgotten),
             "memory/archive_bytes": float(resident_bytes()),

@@ -121,6 +121,7 @@ METRICS: dict[str, Metric] = {
     "batch/zero_variance_share": Metric("", "Groups whose samples all have one reward"),
     "batch/staleness_mean_versions": Metric("versions", "Mean staleness of the batch's groups"),
     "batch/staleness_max_versions": Metric("versions", "Largest staleness of the batch's groups"),
+    "buffer/restarts_count": Metric("times", "How often the buffer died and went on from its journal"),
     "buffer/live_groups": Metric("groups", "Admitted and not finished"),
     "buffer/queued_groups": Metric("groups", "Prompts that wait for a rollout worker"),
     "buffer/in_flight_groups": Metric("groups", "Prompts being generated"),
@@ -146,6 +147,7 @@ METRICS: dict[str, Metric] = {
     "step/evaluate_s": Metric("s", "The driver's wait for an evaluation"),
     "step/driver_cpu_s": Metric("s", "Processor time of the driver's own process"),
     "archive/bytes": Metric("bytes", "Trajectories written to disk in the step before"),
+    "archive/lost_steps": Metric("steps", "Steps whose trajectories died with their process or node before they were written"),
     "archive/cpu_s": Metric("s", "Processor time of writing them"),
     "archive/forgotten_groups": Metric("groups", "Dropped groups that were counted but not written"),
     "checkpoint/paused_s": Metric("s", "Time that training stood still for the newest commit, on the slowest learner rank"),
@@ -153,6 +155,8 @@ METRICS: dict[str, Metric] = {
     "checkpoint/bytes": Metric("bytes", "Learner state in the newest commit"),
     "checkpoint/failed_count": Metric("commits", "Commits that could not be written since the run was started; older ones are good"),
     "store/used_bytes": Metric("bytes", "Object store in use"),
+    "store/fullest_share": Metric("", "Share of the object store in use on the node where it is largest"),
+    "store/pressure_bool": Metric("", "1 while rollout is held back because the object store or the buffer is more than 80 % full"),
     "telemetry/spans_lost_count": Metric("spans", "Spans that fell out of a recorder before they were drained"),
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -69,6 +71,15 @@ class Worker:
     def complain(self):
         raise ConfigError("batch.group_size is 0", "set it to 1 or more")
 
+    def crash(self):
+        import ctypes
+
+        ctypes.string_at(0)
+
+    def spawn(self, nbytes):
+        code = f"import time; held = b'x' * {nbytes}; time.sleep(60)"
+        self.child = subprocess.Popen([sys.executable, "-c", code])
+
     def stumble(self):
         print("about to stumble", flush=True)
         raise KeyError("step")
@@ -82,6 +93,15 @@ class Worker:
     def sleep(self, seconds):
         time.sleep(seconds)
         return seconds
+
+
+class Named(Worker):
+    def __init__(self, name, index, **kwargs):
+        super().__init__(**kwargs)
+        self.name, self.index = name, index
+
+    def who(self):
+        return [self.name, self.index]
 
 
 class SlowToStart(Worker):
