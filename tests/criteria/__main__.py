@@ -1,8 +1,7 @@
-"""Whole trainings on the chain of rooms, with the stand-in judge as a process of its own. Each prints one table.
+"""Whole trainings on the chain of rooms, with the stand-in judge as a process of its own. Prints a table.
 
     python -m tests.criteria teach             # three kinds of intrinsic reward and the controls, three seeds each: half an hour
     python -m tests.criteria teach --seeds 1   # one seed
-    python -m tests.criteria economy           # success against the number of labels: a table and economy.png
 
 The random player never reaches the last room, and the reward alone teaches nothing: success is what the labels taught, measured
 against a judge without information (random, permuted, all good, all bad).
@@ -25,22 +24,20 @@ TAUGHT, UNTAUGHT = 0.80, 0.05
 WORLD = ("agent.env_args={length: 10, max_steps: 60}",)
 """Ten rooms: a random player crosses them about once in 30,000 episodes."""
 ALONE = ("agent.intrinsic={kind: none}", "feedback.judge=none")
-BUDGETS = (100, 300, 1000, 3000)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.criteria", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("teach", "economy"))
+    parser.add_argument("what", choices=("teach",))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
     parser.add_argument("--without-controls", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the picture")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE settings of every run")
     asked = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
-        ok = (teach if asked.what == "teach" else economy)(asked, Path(folder))
+        ok = teach(asked, Path(folder))
     sys.exit(0 if ok else 1)
 
 
@@ -65,25 +62,6 @@ def teach(asked: argparse.Namespace, folder: Path) -> bool:
     return ok
 
 
-def economy(asked: argparse.Namespace, folder: Path) -> bool:
-    """Success against labels. The budget is in tokens, which the stand-in's answers of known length turn into labels."""
-    rows = []
-    for seed in range(asked.seeds):
-        for kind in asked.kinds:
-            for labels in BUDGETS:
-                extra = (f"feedback.budget.tokens={labels * tokens_per_label(kind)}", f"run.seed={seed}", *asked.overrides)
-                outcome = one(folder / f"{kind}-{labels}-{seed}", RECIPES[kind], "none", *extra)
-                rows.append((kind, outcome.labels, outcome.success))
-                say(f"{kind} {labels}", seed, outcome)
-    draw(rows, asked.out / "economy.png")
-    return True
-
-
-def tokens_per_label(kind: str) -> int:
-    """What one label costs of the stand-in's tokens, about; a pair is asked in both orders."""
-    return 1000 if kind == "ranking" else 450
-
-
 def one(folder: Path, recipe: str, control: str | None, *overrides: str) -> Outcome:
     judge = nullcontext() if control is None else standin("--control", control)
     with judge as running:
@@ -97,22 +75,6 @@ def say(name: str, seed: int, outcome: Outcome) -> None:
         f"({outcome.asked} asked), {outcome.seconds:.0f} s",
         flush=True,
     )
-
-
-def draw(rows: list[tuple[str, int, float]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for kind in dict.fromkeys(kind for kind, _, _ in rows):
-        points = sorted((labels, success) for k, labels, success in rows if k == kind)
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", label=kind)
-    axes.set(xscale="log", xlabel="labels", ylabel="success of the last 100 episodes", ylim=(0, 1))
-    axes.legend()
-    figure.savefig(file, dpi=120, bbox_inches="tight")
-    print(f"picture: {file}", flush=True)
 
 
 main() if __name__ == "__main__" else None
