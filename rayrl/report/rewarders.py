@@ -23,6 +23,7 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     versions: dict[tuple[str, str], set[str]] = defaultdict(set)
     cost: dict[int, float] = {}
+    paid: set[str] = set()
     for path in index.parts:
         try:
             table = pq.read_table(path, columns=["step", "rewards"], use_threads=False)
@@ -32,6 +33,7 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
         if not records.num_rows:
             continue
         records = records.select(_FIELDS)
+        records = records.set_column(len(_FIELDS) - 1, "cost_usd", _paid(records, paid))
         place = records.schema.get_field_index("producer_version")
         records = records.set_column(place, "producer_version", pc.replace_substring_regex(records.column(place), "/.*", ""))
         spent = pc.sum(records.column("cost_usd")).as_py() or 0.0
@@ -61,6 +63,17 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
         for (component, producer), total in found.items()
     ]
     return sorted(rows, key=lambda r: -r["records"]), cost
+
+
+def _paid(records: pa.Table, paid: set[str]) -> pa.Array:
+    """Dollars per record, float64: an answer that several samples share (``<template>/<key>``) was paid once. Adds to ``paid``."""
+    costs = records.column("cost_usd").to_pylist()
+    if any(costs):
+        for i, version in enumerate(records.column("producer_version").to_pylist()):
+            if version and "/" in version:
+                costs[i] = 0.0 if version in paid else costs[i]
+                paid.add(version)
+    return pa.array(costs, pa.float64())
 
 
 def _versions(found: set[str]) -> str:

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_up import add_fragments, made_up_run
@@ -20,7 +21,7 @@ from rayrl.report.folder import read_run
 from rayrl.report.index import read_index
 from rayrl.report.judgements import Judgements
 from rayrl.report.page import BUDGET, family, look, render, write
-from rayrl.report.rewarders import rewarders
+from rayrl.report.rewarders import _paid, rewarders
 from rayrl.report.sample import choose
 from rayrl.report.timeline import MAX_BARS, timeline
 
@@ -128,6 +129,13 @@ def test_rewarders_are_counted_exactly(run):
     assert by_name["correct"]["records"] == 96 and by_name["correct"]["mean"] == pytest.approx(0.5) and by_name["correct"]["failed"] == 0
     assert by_name["style"]["producer"] == "judge" and by_name["style"]["version"] == "v1"
     assert by_name["style"]["cost_usd"] == pytest.approx(0.096) and sum(cost.values()) == pytest.approx(0.096) and len(cost) == 6
+
+
+def test_an_answer_that_samples_share_is_paid_once():
+    records = pa.table({"cost_usd": [0.5, 0.5, 0.25, 0.1, 0.1], "producer_version": ["t/a", "t/a", "t/b", "v1", "v1"]})
+    paid = set()
+    assert _paid(records, paid).to_pylist() == [0.5, 0.0, 0.25, 0.1, 0.1] and paid == {"t/a", "t/b"}
+    assert sum(_paid(records, paid).to_pylist()) == pytest.approx(0.2)  # of a later part of the run
 
 
 def test_phases_add_up_and_the_longest_comes_first(run):
