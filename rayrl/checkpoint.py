@@ -1,6 +1,6 @@
 """One atomic commit of the whole run: written beside its place, checked, then renamed into it.
 
-A commit is a folder ``step-NNNNNN`` with the learner's files, ``state.json`` (step, version, ledger, counters) and
+A commit is a folder ``step-NNNNNN`` with the files of the roles, ``state.json`` (step, version, ledger, counters) and
 ``manifest.json`` (size and digest of every file). A folder without a manifest, or with a file that does not match it, is not a
 commit: `latest` falls back to the newest good one and says what it passed over.
 """

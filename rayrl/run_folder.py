@@ -8,7 +8,8 @@ episodes/*.parquet                 of environment agents: an episode to look at,
 evaluations.jsonl                  held-out accuracy with samples
 events.jsonl, status.json          what happened and when; who runs it, and whether it is alive
 report.html                        the run as a page to look at
-checkpoints/step-NNNNNN/           atomic commits; `rayrl resume` continues from the newest good one
+checkpoints/step-NNNNNN/           atomic commits; `rayrl resume` continues from the newest good one: learner/, reward_models/,
+                                   groups.arrows (what the buffer held), labels.sqlite, state.json (ledger, counters), manifest.json
 policy/                            the trained policy as a Hugging Face checkpoint
 feedback.sqlite                    every question that a judge was asked, its answer and its label
 reward_models/NAME/                state of a reward model that is learned while the run goes on

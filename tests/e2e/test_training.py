@@ -290,3 +290,25 @@ def test_ctrl_c_saves_exits_130_and_says_how_to_go_on(nano, tmp_path):
     assert [row["step"] for row in rows(folder)] == list(range(1, last + 3))
     found = trajectories(folder)
     assert len({t.id for t in found}) == len(found) == (last + 2) * 16
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_an_asynchronous_run_is_killed_and_goes_on_with_two_engines_and_two_ranks_of_zero_3(nano, tmp_path):
+    folder = tmp_path / "run"
+    settings = ["run.steps=5000", "rollout.engine=vllm", "evaluation.enabled=false", "buffer.max_staleness=2", "checkpoint.every=2"]
+    process = subprocess.Popen(command(nano, folder, *settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(process, folder, 5)
+    wait_for_commit(process, folder)
+    process.kill()
+    process.communicate(timeout=30)
+    steps = rows(folder)[-1]["step"] + 5
+    more = ["rollout.engine=torch", "rollout.num_engines=2", "learner.ranks=2", "learner.zero_stage=3", "checkpoint.keep=9"]
+    resume = [sys.executable, "-m", "rayrl", "resume", str(folder), f"run.steps={steps}", *more]
+    subprocess.run(resume, check=True, timeout=600, capture_output=True)
+    assert [row["step"] for row in rows(folder)] == list(range(1, steps + 1))
+    assert rows(folder)[-1]["rollout/workers_count"] == 2
+    assert all(row["batch/staleness_max_versions"] <= 2 and row["sync/canary_gap_nats"] < 1e-2 for row in rows(folder))
+    trained = [pq.read_table(part, columns=["ordinal", "step", "reason"]).to_pylist() for part in (folder / "rollouts").glob("*.parquet")]
+    pairs = {(row["ordinal"], row["step"]) for part in trained for row in part if row["reason"] is None}
+    assert len(pairs) == len({ordinal for ordinal, _ in pairs}) == 4 * steps
