@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rayrl.cli.parser import build_parser
 from rayrl.errors import RayrlError
@@ -25,13 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments) or 0)
     except RayrlError as error:
-        print(f"rayrl: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
-        if error.first:
-            print(f"  first failure: {error.first}", file=sys.stderr)
-        if error.crash:
-            print(f"  all of it: {error.crash}", file=sys.stderr)
+        with suppress(BrokenPipeError):  # nobody listens any more; the exit code still says it
+            print(f"rayrl: {error.message}", file=sys.stderr)
+            if error.hint:
+                print(f"  hint: {error.hint}", file=sys.stderr)
+            if error.first:
+                print(f"  first failure: {error.first}", file=sys.stderr)
+            if error.crash:
+                print(f"  all of it: {error.crash}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("rayrl: interrupted", file=sys.stderr)

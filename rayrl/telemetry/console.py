@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TextIO
 
 from rich.console import Console as RichConsole
@@ -188,7 +189,8 @@ class Console:
         if self._ascii:
             text = Text(text.plain.translate(_ASCII).encode("ascii", "replace").decode())
         text.rstrip()
-        self._out.print(text, soft_wrap=True)
+        with suppress(SystemExit):  # rich leaves when nobody reads any more, and is silent from then on; a run goes on
+            self._out.print(text, soft_wrap=True)
 
 
 def _bar(before: float, after: float, cells: int = 24) -> str:

@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -102,3 +104,13 @@ def test_numbers_are_short(number, text):
 
 def test_percent():
     assert percent(0.4812) == "48.1 %"
+
+
+def test_a_run_whose_reader_is_gone_goes_on_in_silence(tmp_path):
+    work = "input(); c = Console(); [c.say('x' * 1000) for _ in range(200)]; open(sys.argv[1], 'w').write('on')"
+    command = [sys.executable, "-c", f"import sys; from rayrl.telemetry.console import Console; {work}", str(tmp_path / "went")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdout.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.wait(60) == 0 and (tmp_path / "went").read_text() == "on"
