@@ -18,6 +18,7 @@ from rayrl.config.fitting import Fit, Node, amounts
 from rayrl.config.layers import find_recipe, read_layer, recipe_names
 from rayrl.config.loading import DEFAULT, Loaded
 from rayrl.config.placement import RoleResources
+from rayrl.outcomes import checked
 from rayrl.plan import Plan, gib
 from rayrl.telemetry.events import RUNNING
 
@@ -163,7 +164,7 @@ def papers(found: Sequence[Paper]) -> None:
     table = grid(">", "paper", "room", "status", "recipe", "measured")
     for p in found:
         status = f"[{colours[p.status]}]{p.status}[/]"
-        table.add_row(str(p.number), escape(p.title), p.room, status, ", ".join(p.recipes) or "—", escape(p.measured) or "—")
+        table.add_row(str(p.number), escape(p.title), p.room, status, ", ".join(p.recipes) or "—", escape(_outcome(p)) or "—")
     terminal().print(table)
     counts = ", ".join(f"{sum(p.status == s for p in found)} {s}" for s in (WORKS, PARTLY, NOT_YET))
     terminal().print(f"{len(found)} papers: {counts}. `rayrl methods --paper N` says more of one.")
@@ -178,7 +179,16 @@ def paper(p: Paper) -> None:
         console.print(f"  recipe    {recipe}: rayrl train {recipe}")
     if p.test:
         console.print(f"  test      {p.test}")
-    console.print(f"  measured  {escape(p.measured) or 'nothing yet'}")
+    lines = [*([p.measured] if p.measured else []), *(c.sentence() for c in checked(p.number))]
+    for line in lines or ["nothing yet"]:
+        console.print(f"  measured  {escape(line)}")
+
+
+def _outcome(p: Paper) -> str:
+    """What was measured, in short."""
+    found = checked(p.number)
+    on_text = f"on a tiny language model {sum(c.holds for c in found)} of {len(found)} claims hold" if found else ""
+    return "; ".join(part for part in (p.measured, on_text) if part)
 
 
 def knobs() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "learner"))
 
 import numpy as np
+import test_methods_split as methods
 import torch
 from learner_cases import DictStore, config, random_batch
 from safetensors.torch import save_file
@@ -33,6 +34,8 @@ def run(rank: int, ranks: int, port: int, model: str, out: str, case: dict) -> N
     store = DictStore()
     settings = dict(case["config"])
     resume, save, steps = settings.pop("resume", None), settings.pop("save", None), settings.pop("steps", STEPS)
+    if "method" in settings:
+        return method(settings.pop("method"), rank, ranks, port, Path(model), Path(out) / case["name"], settings)
     learner = DeepSpeedLearner(
         config(Path(model), backend="deepspeed", ranks=ranks, **settings),
         store,
@@ -58,6 +61,30 @@ def run(rank: int, ranks: int, port: int, model: str, out: str, case: dict) -> N
         (Path(out) / f"{case['name']}.json").write_text(json.dumps(seen))
     else:
         assert update is None
+
+
+def method(case: str, rank: int, ranks: int, port: int, model: Path, out: Path, settings: dict) -> None:
+    """One line of the method tables: three steps straight on, and the last two again from what was saved after the first."""
+    from rayrl.algorithms import registry
+
+    c = methods.settings(case, model, backend="deepspeed", ranks=ranks, **settings)
+    store = DictStore()
+    found = [methods.batch_for(c, store, i, methods.decoder(c)) for i in range(3)]
+    frozen = {b.step: methods.reference_for(store)(b) for b in found} if registry.resolve(c.algorithm).needs_reference else {}
+    start = lambda: DeepSpeedLearner(c, store, rank=rank, world_size=ranks, master_addr="127.0.0.1", master_port=port)
+    learner = start()
+    learner.step(found[0], frozen.get(found[0].step))
+    learner.save(out)
+    remembered = learner._trainer.assigner.state
+    straight = [dict(learner.step(b, frozen.get(b.step))) for b in found[1:]]
+    final = weights(learner)
+    resumed = start()
+    resumed.load(out)
+    again = [dict(resumed.step(b, frozen.get(b.step))) for b in found[1:]]
+    same = all(torch.equal(value, weights(resumed)[name]) for name, value in final.items())
+    if rank == 0:
+        save_file(final, out.with_suffix(".safetensors"))
+        out.with_suffix(".json").write_text(json.dumps({"reports": straight, "again": again, "same": same, "state": remembered}))
 
 
 def accumulate(out: str, case: dict) -> None:

@@ -147,3 +147,30 @@ def test_training_continues_bit_for_bit_and_at_another_stage_and_size_too(dtype:
     for name in ("across", "alone"):
         a, b = load_file(tmp_path / "whole1.safetensors"), load_file(tmp_path / f"{name}.safetensors")
         assert furthest(a, b) < 5 * TOLERANCE[dtype], name
+
+
+METHODS = ("advantage riskpo", "shaping laser_d", "advantage pure_rloo", "loss mnpo", "pairs upo", "loss pacs", "resample policy_filter")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_methods_update_two_ranks_as_one_and_remember_through_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """Stateful ones, pairs, steps and resampling, on two real DeepSpeed ranks, against one rank of plain torch."""
+    import test_methods_split as methods
+
+    cases = [{"name": name.replace(" ", "_"), "config": {"method": name, "token_budget": 70, "packing": True}} for name in METHODS]
+    launch(2, folder, tmp_path, cases)
+    for name, case in zip(METHODS, cases, strict=True):
+        seen = json.loads((tmp_path / f"{case['name']}.json").read_text())
+        assert seen["same"], f"{name}: what was saved and loaded made other updates"
+        assert [_timeless(r) for r in seen["again"]] == [_timeless(r) for r in seen["reports"]], name
+        assert (seen["state"] != {}) == (name in ("advantage riskpo", "shaping laser_d")), name
+        expected, reports = methods.run(name, folder, steps=3)
+        got = load_file(tmp_path / f"{case['name']}.safetensors")
+        assert furthest(got, expected) < 5e-4, name
+        for a, b in zip(reports[1:], seen["reports"], strict=True):
+            assert b["learner/loss"] == pytest.approx(a["learner/loss"], rel=5e-3, abs=5e-4), name
+
+
+def _timeless(report: dict) -> dict:
+    return {k: v for k, v in report.items() if "per_s" not in k}

@@ -1,0 +1,154 @@
+"""Runs the trials of `table.py` and writes what came out; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rayrl.errors import RayrlError
+from rayrl.telemetry.jsonl import read_metrics
+from tests.acceptance.in_process import train
+from tests.acceptance.table import CHECKS, SEEDS, TOKENS, TRIALS
+
+MEASURED = Path(__file__).parents[2] / "rayrl" / "measured.json"
+_RESULT = "trial.json"
+_SHOWN = ("policy/", "pairs/", "method/", "reward/", "rollout/length", "eval/")
+_LAST = 3
+"""Steps whose mean is the end of a run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.acceptance", description="Runs the papers' checks on a tiny language model.")
+    parser.add_argument("--papers", type=int, nargs="*", help="only the checks of these papers (default: all)")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds 0 to this number - 1")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens sampled by each run")
+    parser.add_argument("--model", default="models/warmstart", help="the starting model of `rayrl warmstart`")
+    parser.add_argument("--out", type=Path, default=Path("runs/acceptance"))
+    parser.add_argument("--write", type=Path, default=MEASURED, help="where the outcomes go")
+    chosen = parser.parse_args(arguments)
+    checks = [c for c in CHECKS if not chosen.papers or c.paper in chosen.papers]
+    names = [n for n in TRIALS if not chosen.papers or any(n in (c.arm, c.control) for c in checks)]
+    found: dict[str, list[dict[str, Any] | None]] = {name: [] for name in names}
+    for seed in range(chosen.seeds):  # seed by seed, so that an early look sees all of them
+        for name in names:
+            try:
+                result = one(name, seed, chosen.tokens, chosen.model, chosen.out)
+            except RayrlError as error:
+                print(f"{name}, seed {seed}: {error}", flush=True)
+                found[name].append(None)
+                continue
+            found[name].append(result)
+            print(f"{name}, seed {seed}: {result['before']:.1%} -> {result['after']:.1%}, {result['seconds']:.0f} s", flush=True)
+        write(chosen.write, chosen.tokens, found, [c for c in checks if c.arm in found])
+    for line in judged(found, checks):
+        verdict = "holds" if line["holds"] else "DOES NOT HOLD"
+        print(f"paper {line['paper']:2}  {verdict:14} {line['claim']}: {line['arm']} against {line['control']}")
+
+
+def one(name: str, seed: int, tokens: int, model: str, out: Path) -> dict[str, Any]:
+    """What one trial measured: read where it is finished, else run."""
+    folder = out / name.replace(", ", "-").replace(" ", "_") / f"seed-{seed}"
+    trial = TRIALS[name]
+    identity = {"recipe": trial.recipe, "overrides": list(trial.overrides), "tokens": tokens, "seed": seed}
+    file = folder / _RESULT
+    if file.is_file() and (saved := json.loads(file.read_text("utf-8")))["identity"] == identity:
+        return saved["result"]
+    if folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}.old-{time.time_ns()}"))
+    started = time.monotonic()
+    own = [f"run.dir={folder}", f"run.seed={seed}", f"run.tokens={tokens}", f"model.path={model}"]
+    train(trial.recipe, [*trial.overrides, *own])
+    result = read(folder) | {"seconds": round(time.monotonic() - started, 1)}
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({"identity": identity, "result": result}) + "\n", "utf-8")
+    os.replace(part, file)
+    return result
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Held-out accuracy before and after, and each metric of `_SHOWN` at the end of the run."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    exams = [row for row in rows if row.get("eval/accuracy") is not None]
+    steps = [row for row in rows if "learner/loss" in row]
+    ends = {key: _mean([r.get(key) for r in steps[-_LAST:]]) for key in steps[-1] if key.startswith(_SHOWN)}
+    ends |= {key: value for key, value in exams[-1].items() if key.startswith("eval/")}
+    start = {f"start/{key}": value for key, value in exams[0].items() if key.startswith("eval/")}
+    return {
+        "before": exams[0]["eval/accuracy"],
+        "after": exams[-1]["eval/accuracy"],
+        "gain": exams[-1]["eval/accuracy"] - exams[0]["eval/accuracy"],
+        "tokens": sum(int(r["rollout/tokens"]) for r in steps),
+        "steps": len(steps),
+        **{key: value for key, value in (ends | start).items() if value is not None},
+    }
+
+
+def judged(found: Mapping[str, Sequence[Mapping[str, Any] | None]], checks: Sequence[Any]) -> list[dict[str, Any]]:
+    """Each check with the numbers of every seed that ended in both runs; it holds when it does so in most of them."""
+    lines = []
+    for check in checks:
+        both = [(a, b) for a, b in zip(found[check.arm], found[check.control], strict=True) if a is not None and b is not None]
+        pairs = [(a.get(check.quantity), b.get(check.quantity)) for a, b in both]
+        held = [a is not None and check.holds(a, 0.0 if b is None else b) for a, b in pairs]
+        lines.append(
+            {
+                "paper": check.paper,
+                "claim": check.claim,
+                "arm": check.arm,
+                "control": check.control,
+                "quantity": check.quantity,
+                "arm_values": [_short(a) for a, _ in pairs],
+                "control_values": [_short(b) for _, b in pairs],
+                "seeds_held": sum(held),
+                "holds": sum(held) * 2 > len(held),
+            }
+        )
+    return lines
+
+
+def write(file: Path, tokens: int, found: Mapping[str, Sequence[Mapping[str, Any] | None]], checks: Sequence[Any]) -> None:
+    """Replaces the outcomes of the trials and checks that were run, and keeps the others."""
+    old = json.loads(file.read_text("utf-8")) if file.is_file() else {"trials": {}, "checks": []}
+    fresh = judged(found, checks)
+    names = {(line["paper"], line["claim"]) for line in fresh}
+    ended = {name: [r for r in results if r is not None] for name, results in found.items()}
+    trials = {
+        name: {
+            "recipe": TRIALS[name].recipe,
+            "overrides": list(TRIALS[name].overrides),
+            "before": [_short(r["before"]) for r in results],
+            "after": [_short(r["after"]) for r in results],
+            "length": [_short(r["rollout/length_mean_tokens"]) for r in results],
+            "entropy": [_short(r["policy/entropy"]) for r in results],
+            "tokens": [r["tokens"] for r in results],
+            "seconds": [r["seconds"] for r in results],
+        }
+        for name, results in ended.items()
+        if results
+    }
+    kept = [line for line in old["checks"] if (line["paper"], line["claim"]) not in names]
+    known = {(c.paper, c.claim) for c in CHECKS}
+    lines = sorted([*(k for k in kept if (k["paper"], k["claim"]) in known), *fresh], key=lambda line: line["paper"])
+    everything = {"tokens": tokens, "trials": {**old["trials"], **trials}, "checks": lines}
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(everything, indent=1) + "\n", "utf-8")
+    os.replace(part, file)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [v for v in values if v is not None]
+    return statistics.fmean(there) if there else None
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+if __name__ == "__main__":
+    main()
