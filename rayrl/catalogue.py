@@ -266,7 +266,7 @@ PAPERS = (
         WORKS,
         recipes=("methods/40-grpo-lambda",),
         test="tests/unit/algorithms/test_shaping.py",
-        measured="tabular, 3 seeds: length 9.3 GRPO, 5.5 with the penalty, accuracy .94, .95; everywhere it costs nothing here, against the page",
+        measured="tabular, 3 seeds: length 9.3 GRPO, 5.5 with the penalty, accuracy .94, .95; everywhere costs nothing, unlike the page",
     ),
     Paper(41, "Marginalization models", "", "generative models", NOT_YET, "no any-order policy"),
     Paper(
@@ -277,7 +277,7 @@ PAPERS = (
         WORKS,
         recipes=("methods/42-pama",),
         test="tests/unit/algorithms/test_group_credit.py",
-        measured="tabular, 3 seeds: weaker objective .15, dropped to .00 by a fixed sum of scales 1:10; it does not rise from .21, against the page",
+        measured="tabular, 3 seeds: weaker objective .15, dropped to .00 by a fixed sum of scales 1:10; the page wants it to rise (.21)",
     ),
     Paper(
         43,

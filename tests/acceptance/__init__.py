@@ -4,6 +4,7 @@
     python -m tests.acceptance                     (all runs on three seeds, about an hour on two cores; `--papers 2 20` for some)
 
 Runs go one after the other in one process, on the in-process twin of the runtime, the torch engine and the torch learner: the same
-driver loop without Ray. A finished run in the output folder is not repeated. Outcomes are written to `rayrl/measured.json`, which
-`rayrl methods` reads, whatever they say.
+driver loop without Ray. Answers to this task have nearly one length, so what a page claims of lengths cannot show here: see
+`tests/unit/algorithms/test_acceptance_bandits.py` for that. A finished run in the output folder is not repeated. Outcomes are written
+to `rayrl/measured.json`, which `rayrl methods` reads, whatever they say.
 """
