@@ -147,19 +147,7 @@ CHECKS: Sequence[Check] = (
 )  # fmt: skip
 
 COMPARED = (
-    "grpo",
-    "dr_grpo",
-    "rloo",
-    "dapo",
-    "gspo",
-    "cispo",
-    "reinforce_pp",
-    "right_only",
-    "riskpo",
-    "pacs",
-    "pure",
-    "irepo",
-    "dpo",
-    "mnpo",
+    *("grpo", "dr_grpo", "rloo", "dapo", "gspo", "cispo", "reinforce_pp"),
+    *("right_only", "riskpo", "pacs", "pure", "irepo", "dpo", "mnpo", "gdpo"),
 )
-"""Runs of the table of the arithmetic task."""
+"""Runs that are compared with one another on the arithmetic task."""
