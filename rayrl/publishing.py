@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rayrl.config.schema import Config
-from rayrl.errors import RoleFailed
+from rayrl.errors import PayloadLost, RanksLost, RoleFailed
 from rayrl.runtime.contract import Handle
 from rayrl.runtime.pool import Joint, gather
 from rayrl.types import IntArray, SyncReport, WeightUpdate
@@ -61,7 +61,9 @@ class Publisher:
         return self._roles.learner.submit("export_weights", version, self._canary_ids)
 
     def publish(self, weights: Joint) -> Published:
-        """Raises `WeightSyncError` when an engine does not hold what the learner sent, or cannot prove it."""
+        """Raises `WeightSyncError` when an engine does not hold what the learner sent, or cannot prove it, and `RanksLost` when the
+        learner died before all engines had them.
+        """
         limits, started = self._config.deadlines, time.monotonic()
         update: WeightUpdate = weights.result(limits.learn_s)
         if update.transport == "nccl" and self._restated is not None:
@@ -73,6 +75,8 @@ class Publisher:
         for pending in self._roles.rollout.submit("update_weights", update):
             try:
                 reports.append(pending.result(limits.sync_s))
+            except PayloadLost as lost:  # the learner died after it had announced them
+                raise RanksLost(f"weights {update.manifest.version} died with the learner: {lost.message}", lost.hint) from None
             except RoleFailed:
                 self._roles.rollout.settle(limits.call_s)  # its replacement gets these weights before it generates anything
         self._check.accept(update, reports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayrl import checkpoint
@@ -23,6 +24,8 @@ def recover(run: Run, failure: RanksLost | BufferLost) -> None:
     run.recoveries += 1
     if isinstance(failure, BufferLost):
         _restore_buffer(run, failure)
+        if run.owed is not None:
+            _go_on_from(run, run.owed)
     elif isinstance(failure.__cause__, PayloadLost) and len(run._roles.learner.handles) == 1:
         _generate_again(run, failure)
     else:
@@ -75,8 +78,17 @@ def _restore_learner(run: Run, failure: RanksLost) -> None:
     run._roles.learner.call("load", place / checkpoint.LEARNER, timeout_s=run.config.deadlines.save_s)
     run.step, run.version = saved["step"], run.version + 1
     run.under_way.clear()
+    run.owed = place
+    _go_on_from(run, place)
+    run._recorder.recovered(failure, str(place), run.step)
+
+
+def _go_on_from(run: Run, place: Path) -> None:
+    """Everybody but the learner learns that it is back at ``place``. Owed until it is done: the buffer may die meanwhile, and then comes
+    back with what it knew before.
+    """
+    saved, buffer = checkpoint.read_state(place), run._roles.buffer
     run.anew()
-    buffer = run._roles.buffer
     if run.unfilled:
         run.version = saved["version"]
     elif run.asynchronous:
@@ -89,4 +101,4 @@ def _restore_learner(run: Run, failure: RanksLost) -> None:
     if run.config.agent.env is not None:  # texts are sent once, and those since the commit are lost
         run._roles.rollout.call("repeat_texts", timeout_s=run.config.deadlines.call_s)
     run.reconnect()
-    run._recorder.recovered(failure, str(place), run.step)
+    run.owed = None

@@ -76,6 +76,8 @@ class Run(AbstractContextManager["Run"]):
         self._evaluated_at = saved["evaluated_at"] if saved else -1
         self.recoveries = 0
         """Since the last step that counted."""
+        self.owed: Path | None = None
+        """The commit that a new learner went back to, while not everybody knows it yet."""
         self._mark: dict[str, Any] | None = None
         """Synchronous runs: the ledger before the prompts of the step under way were admitted."""
         self._runtime, self._roles, self._committer = None, None, None

@@ -94,6 +94,7 @@ class Host:
             raise
 
     def call(self, method: str, args: tuple, kwargs: dict) -> Any:
+        self._require_built(method)
         with nullcontext() if method in _ENDLESS else self._spans.span(method):
             try:
                 return getattr(self._role, method)(*args, **kwargs)
@@ -104,6 +105,11 @@ class Host:
                     traceback.print_exc()
                 raise
 
+    def _require_built(self, method: str) -> None:
+        """A replacement has its predecessor's name before it has its role: to whoever calls so early, the predecessor is still gone."""
+        if self._role is None:
+            raise RoleDied(f"{OPEN.me} was asked for {method} before it was built", "ask again")
+
     def _tell(self, error: Exception) -> None:
         """The role ends, or has a bug."""
         traceback.print_exc()
@@ -113,6 +119,7 @@ class Host:
     @ray.method(concurrency_group=_CONTROL)
     def observe(self, method: str) -> Any:
         """Answers beside whatever the role is busy with."""
+        self._require_built(method)
         return getattr(self._role, method)()
 
     @ray.method(concurrency_group=_PRESENCE)

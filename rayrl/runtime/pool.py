@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayrl.deadlines import OPEN
-from rayrl.errors import DeadlineExceeded, RanksLost, RoleDied, RoleFailed
+from rayrl.errors import DeadlineExceeded, PayloadLost, RanksLost, RoleDied, RoleFailed
 from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 
 _GLANCE_S = 0.2
@@ -17,6 +17,10 @@ _GLANCE_S = 0.2
 _SETTLED_S = 30.0
 """A worker that lived this long has recovered: its next failure is its first again."""
 _LONGEST_BACKOFF_S = 30.0
+_DEATHS = 10
+"""Deaths in a row that are borne when they have no reason of the worker's own: somebody kills, and will stop killing."""
+_AGAIN_S = 1.0
+"""Until a new worker is offered weights again, when those that it was offered had died with the learner that made them."""
 
 
 @dataclass
@@ -40,9 +44,10 @@ class Pool:
     """Workers that run a loop of their own (``run()``), each replaced when it dies, while the others and the driver go on.
 
     ``on_lost(name)`` is called as soon as a worker is gone (its leases are released there), ``on_back(handle)`` before its
-    replacement starts its loop (it gets the newest weights there), ``on_replaced(name, failure)`` when it works. A worker that
-    fails more than ``restarts`` times in a row ends the run: `RoleFailed` with the last failure. Before the second and later
-    attempts in a row it waits ``backoff_s``, then twice as long, and so on.
+    replacement starts its loop (it gets the newest weights there; `PayloadLost` asks it to wait for newer ones), ``on_replaced(name,
+    failure)`` when it works. A worker that fails more than ``restarts`` times in a row (`_DEATHS` times, when it only died) ends the
+    run: `RoleFailed` with the last failure. Before the second and later attempts in a row it waits ``backoff_s``, then twice as
+    long, and so on.
     """
 
     def __init__(
@@ -212,12 +217,13 @@ class Pool:
         self.on_left(place.spec.name)
 
     def _send_for(self, place: _Place, failure: RoleFailed | DeadlineExceeded) -> None:
-        hopeless = place.failures >= self._limit or isinstance(failure, DeadlineExceeded)
+        limit = max(self._limit, _DEATHS) if isinstance(failure, RoleDied) else self._limit
+        hopeless = place.failures >= limit or isinstance(failure, DeadlineExceeded)
         if self.may_shrink and hopeless and len(self._places) > 1:
             self._let_go(place)
             return
-        if place.failures >= self._limit:
-            raise RoleFailed(f"{failure.message} (after {self._limit} restarts in a row)", failure.hint) from failure
+        if place.failures >= limit:
+            raise RoleFailed(f"{failure.message} (after {place.failures} restarts in a row)", failure.hint) from failure
         wait_s = min(self._backoff_s * 2 ** min(place.failures - 1, 10), _LONGEST_BACKOFF_S) if place.failures else 0.0
         place.failures += 1
         place.failure = failure
@@ -232,6 +238,9 @@ class Pool:
         try:
             place.handle = coming.result(0.0)
             self.on_back(place.handle)
+        except PayloadLost:
+            place.coming, place.handle = self._starter.submit(_later, place.handle), None
+            return
         except (RoleFailed, DeadlineExceeded) as failure:  # it could not be built, or died before it had the weights
             if place.handle is not None:
                 self._runtime.stop(place.handle)
@@ -244,6 +253,11 @@ class Pool:
             return
         self.restarts += 1
         self.on_replaced(place.spec.name, place.failure)
+
+
+def _later(handle: Handle) -> Handle:
+    time.sleep(_AGAIN_S)
+    return handle
 
 
 class Ranks:
