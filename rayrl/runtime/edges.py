@@ -10,9 +10,13 @@ from rayrl.deadlines import OPEN, Deadline, name_of
 from rayrl.types import GroupInfo, LearnBatch, PromptTask, WeightUpdate
 
 
+_LOOPS = frozenset({"run", "attend"})
+"""Calls that last as long as their role: their end is waited for from the moment that somebody asks for it."""
+
+
 def deadline_of(role: str, method: str, limit_s: float, about: str, since: float | None = None) -> Deadline:
-    """The wait of this process for a call on a role."""
-    return Deadline(name_of(method), OPEN.me, f"{role}.{method}", limit_s, about, since)
+    """The wait of this process for a call on a role, ``since`` it was called."""
+    return Deadline(name_of(method), OPEN.me, f"{role}.{method}", limit_s, about, None if method in _LOOPS else since)
 
 
 def about(method: str, args: Sequence[Any]) -> str:

@@ -23,7 +23,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rayrl.deadlines import OPEN, Deadline, Watchdog
-from rayrl.errors import RayrlError, RoleDied, RoleFailed
+from rayrl.errors import DeadlineExceeded, RayrlError, RoleDied, RoleFailed
 from rayrl.lock import assert_equal
 from rayrl.runtime.edges import about, deadline_of
 from rayrl.runtime.life import Life
@@ -162,6 +162,10 @@ class RayPending:
     def deadline(self, timeout_s: float) -> Deadline:
         """See `contract.Pending.deadline`."""
         return deadline_of(self._role, self._method, timeout_s, self._about, self._since)
+
+    def late(self, timeout_s: float) -> DeadlineExceeded:
+        """What to raise after ``timeout_s`` seconds without an answer."""
+        return self.deadline(timeout_s).error(last_lines(self._log))
 
     def result(self, timeout_s: float) -> Any:
         deadline = self.deadline(timeout_s)

@@ -17,8 +17,6 @@ _GLANCE_S = 0.2
 _SETTLED_S = 30.0
 """A worker that lived this long has recovered: its next failure is its first again."""
 _LONGEST_BACKOFF_S = 30.0
-_DEATHS = 10
-"""Deaths in a row that are borne when they have no reason of the worker's own: somebody kills, and will stop killing."""
 _AGAIN_S = 1.0
 """Until a new worker is offered weights again, when those that it was offered had died with the learner that made them."""
 
@@ -45,9 +43,9 @@ class Pool:
 
     ``on_lost(name)`` is called as soon as a worker is gone (its leases are released there), ``on_back(handle)`` before its
     replacement starts its loop (it gets the newest weights there; `PayloadLost` asks it to wait for newer ones), ``on_replaced(name,
-    failure)`` when it works. A worker that fails more than ``restarts`` times in a row (`_DEATHS` times, when it only died) ends the
-    run: `RoleFailed` with the last failure. Before the second and later attempts in a row it waits ``backoff_s``, then twice as
-    long, and so on.
+    failure)`` when it works. A worker that fails more than ``restarts`` times in a row ends the run: `RoleFailed` with the last
+    failure; when it only died, without a reason of its own, more than ``deaths`` times (somebody kills, and will stop killing).
+    Before the second and later attempts in a row it waits ``backoff_s``, then twice as long, and so on.
     """
 
     def __init__(
@@ -58,12 +56,14 @@ class Pool:
         *,
         start_s: float,
         restarts: int = 3,
+        deaths: int = 10,
         backoff_s: float = 1.0,
         on_lost: Callable[[str], None] = lambda name: None,
         on_back: Callable[[Handle], None] = lambda handle: None,
         on_replaced: Callable[[str, RoleFailed], None] = lambda name, failure: None,
     ) -> None:
-        self._runtime, self._start_s, self._limit, self._backoff_s = runtime, start_s, restarts, backoff_s
+        self._runtime, self._start_s, self._backoff_s = runtime, start_s, backoff_s
+        self._limit, self._deaths = restarts, max(restarts, deaths)
         self._on_lost, self.on_back, self.on_replaced = on_lost, on_back, on_replaced
         self._places = [_Place(spec, handle) for spec, handle in zip(specs, handles, strict=True)]
         self._starter = ThreadPoolExecutor(max(8, len(self._places)), thread_name_prefix="replacement")
@@ -217,7 +217,7 @@ class Pool:
         self.on_left(place.spec.name)
 
     def _send_for(self, place: _Place, failure: RoleFailed | DeadlineExceeded) -> None:
-        limit = max(self._limit, _DEATHS) if isinstance(failure, RoleDied) else self._limit
+        limit = self._deaths if isinstance(failure, RoleDied) else self._limit
         hopeless = place.failures >= limit or isinstance(failure, DeadlineExceeded)
         if self.may_shrink and hopeless and len(self._places) > 1:
             self._let_go(place)

@@ -91,8 +91,9 @@ class RayRuntime:
         try:
             while waiting:  # whoever fails first is reported first, not whoever was asked first
                 ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, limit - time.monotonic()))
-                for ref in ready or list(waiting):
-                    waiting.pop(ref).result(0 if not ready else 10.0)
+                if not ready:
+                    raise next(iter(waiting.values())).late(timeout_s)
+                waiting.pop(ready[0]).result(10.0)
         except BaseException:  # a role that was tried in vain must not keep its process
             for handle in handles:
                 self.stop(handle)

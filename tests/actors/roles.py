@@ -127,3 +127,7 @@ def fake_judge(config):
     from rayrl.rollout.fake import FakeEngine
 
     return JudgeWorker(FakeEngine(max_length=8192), "fake", lambda messages: [2] * 20, lambda ids: " ".join(map(str, ids)))
+
+
+def slow_to_build():
+    time.sleep(60)

@@ -32,6 +32,16 @@ def task(ordinal):
     return PromptTask(Prompt(ordinal, [1, 2]), 2, SamplingParams())
 
 
+def test_the_end_of_a_loop_is_waited_for_since_it_was_asked_for_not_since_the_loop_began(runtime):
+    handle = runtime.start([RoleSpec("rollout-0", build, {"cls": Worker})], 60)[0]
+    loop = handle.submit("run")
+    time.sleep(3.0)
+    with pytest.raises(DeadlineExceeded, match=r"driver waited [01] s for rollout-0.run"):
+        loop.result(0.5)
+    handle.submit("stop").result(10)
+    loop.result(10)
+
+
 def test_a_stuck_call_is_seen_with_its_version_and_named_in_the_error(runtime):
     handle = runtime.start([RoleSpec("rollout-0", build, {"cls": Worker})], 60)[0]
     pending = handle.submit("doze", 2.0, UPDATE)

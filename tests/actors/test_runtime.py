@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from roles import Keeper, SlowToStart, Worker, build, fail
+from roles import Keeper, SlowToStart, Worker, build, fail, slow_to_build
 
 from rayrl.config.schema import PlacementConfig
 from rayrl.errors import ConfigError, DeadlineExceeded, EnvironmentMissing, RanksLost, RoleFailed
@@ -80,6 +80,12 @@ def test_payload_outlives_the_worker_that_made_it_once_it_is_adopted(ray_runtime
         time.sleep(0.01)
     assert keeper.total() == [10.0, 1_000_000.0, 20.0, 2_000_000.0]
     ray_runtime.stop(keeper)
+
+
+def test_a_start_that_takes_too_long_names_its_limit(ray_runtime):
+    with pytest.raises(DeadlineExceeded) as caught:
+        ray_runtime.start([RoleSpec("sleeper", slow_to_build, {})], 2)
+    assert "deadlines.start_s (now 2)" in caught.value.hint
 
 
 def test_a_bug_in_a_role_is_reported_with_its_name_and_the_end_of_its_log(worker):
@@ -168,7 +174,7 @@ def test_a_replacement_that_cannot_be_built_is_tried_again_and_then_ends_the_run
 
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_failure(ray_runtime):
     specs = [spec("frail-0")]
-    pool = Pool(ray_runtime, specs, ray_runtime.start(specs, 60), start_s=60, restarts=1, backoff_s=0.1)
+    pool = Pool(ray_runtime, specs, ray_runtime.start(specs, 60), start_s=60, restarts=1, deaths=1, backoff_s=0.1)
     pool.run()
     with pytest.raises(RoleFailed, match=r"frail-0 died .*after 1 restarts"):
         for _ in range(400):
