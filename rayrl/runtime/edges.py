@@ -9,7 +9,6 @@ from typing import Any
 from rayrl.deadlines import OPEN, Deadline, name_of
 from rayrl.types import GroupInfo, LearnBatch, PromptTask, WeightUpdate
 
-
 _LOOPS = frozenset({"run", "attend"})
 """Calls that last as long as their role: their end is waited for from the moment that somebody asks for it."""
 
