@@ -58,6 +58,8 @@ def _loop_until_done(run: Run) -> None:
             loop(run)
             return run.commit()
         except (RanksLost, BufferLost) as failure:
+            if failure is lost:  # there was no way on
+                raise
             lost = failure
 
 

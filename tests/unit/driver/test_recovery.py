@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from rayrl import recovery
+from rayrl import driver, recovery
 from rayrl.errors import BufferLost, RanksLost
 
 PLACE = Path("checkpoints/step-000010")
@@ -53,3 +53,18 @@ def test_a_buffer_that_dies_later_rewinds_nothing(run):
     run._roles.buffer.rewind.reset_mock()
     recovery.recover(run, BufferLost("buffer died"))
     run._roles.buffer.rewind.assert_not_called()
+
+
+def test_a_death_that_there_is_no_way_on_from_ends_the_run(run, monkeypatch):
+    run.has_commit, death = False, RanksLost("learner died")
+    monkeypatch.setattr(driver, "loop", MagicMock(side_effect=death))
+    with pytest.raises(RanksLost) as caught:
+        driver._loop_until_done(run)
+    assert caught.value is death
+
+
+def test_deaths_without_a_step_between_them_end_the_run_after_a_few(run, monkeypatch):
+    deaths = [RanksLost(f"death {i}") for i in range(9)]
+    monkeypatch.setattr(driver, "loop", MagicMock(side_effect=deaths))
+    with pytest.raises(RanksLost, match="death 3"):
+        driver._loop_until_done(run)
