@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rayrl import checkpoint
 from rayrl.buffer import journal
-from rayrl.buffer.snapshot import pending_ordinals
+from rayrl.buffer.snapshot import next_ordinal, pending_ordinals
 from rayrl.errors import BufferLost, PayloadLost, RanksLost
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def _restore_buffer(run: Run, failure: BufferLost) -> None:
     buffer, known = run._roles.buffer, journal.replay(run.folder.journal)
     buffer.restart()
     buffer.restore(known, run.tasks_of(pending_ordinals(known)))
+    if not run.unfilled:
+        run._work.seek(next_ordinal(known))  # prompts that were on their way when it died were admitted nowhere
     run.anew()
     run._recorder.recovered(failure, str(run.folder.journal), run.step)
     for working in list(run.under_way):

@@ -83,7 +83,7 @@ def test_a_language_model_run_with_vllm_engines_outlives_ten_minutes_of_kills(tm
     assert len(havoc.kills) >= CHAOS_S / 22 - 3
     assert_exact(folder, steps, 16)
     trained = trained_by_parquet(folder)
-    assert len(trained) == 4 * len(set(trained)), "a group was trained in more than one step that counts"
+    assert max(Counter(trained).values()) <= 4, "a group was trained in more than one step that counts"
     assert max(row["batch/staleness_max_versions"] for row in rows(folder)) <= 2
     assert max(row["sync/canary_gap_nats"] for row in rows(folder)) < 0.01
     left = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True, timeout=10).stdout

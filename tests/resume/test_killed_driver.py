@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import commits, last_step, policy, rows, same, state, trained_samples, trajectories
+from what_is_left import commits, last_step, policy, rows, same, state, trained_samples, trajectories
 
 from rayrl.buffer.held import read
 from rayrl.buffer.ranges import RangeSet

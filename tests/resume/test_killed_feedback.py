@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import AGENT, commits, last_step, rows, state, trained_samples
 from test_killed_driver import kill_at_random_moments
+from what_is_left import AGENT, commits, last_step, rows, state, trained_samples
 
 from tests.standin.process import standin
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from conftest import SMALL, commits, last_step, policy, rows, same
+from what_is_left import SMALL, commits, last_step, policy, rows, same
 
 from rayrl.errors import Preempted
 

@@ -106,7 +106,7 @@ def test_what_is_possible_passes(recipe):
     assert problems(load(recipe(), overrides).config) == []
 
 
-AGENT = "agent: {env: chain}\n"
+AGENT = "agent: {env: chain}\nlearner: {backend: torch}\n"
 AGENT_CASES = [
     ("model.path is 'm'", ["model.path=m"]),
     ("data.source is 'task:arithmetic'", ["data.source=task:arithmetic"]),

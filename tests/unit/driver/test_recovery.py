@@ -22,11 +22,12 @@ def run(monkeypatch):
     monkeypatch.setattr(recovery.checkpoint, "read_state", lambda place: SAVED)
     monkeypatch.setattr(recovery.journal, "replay", lambda path: {"live": []})
     monkeypatch.setattr(recovery, "pending_ordinals", lambda snapshot: [])
+    monkeypatch.setattr(recovery, "next_ordinal", lambda snapshot: 56)
     buffer = MagicMock()
     buffer.trained_since.return_value = [40, 41]
     return SimpleNamespace(
         step=14, version=14, recoveries=0, owed=None, asynchronous=True, unfilled=False, has_commit=True, under_way=[],
-        config=MagicMock(), folder=MagicMock(), settle_commit=MagicMock(), anew=MagicMock(), reconnect=MagicMock(),
+        config=MagicMock(), folder=MagicMock(), settle_commit=MagicMock(), anew=MagicMock(), _work=MagicMock(), reconnect=MagicMock(),
         tasks_of=lambda ordinals: [f"task {o}" for o in ordinals], _recorder=MagicMock(),
         _roles=SimpleNamespace(buffer=buffer, learner=MagicMock(handles=[0, 1]), rollout=MagicMock()),
     )  # fmt: skip
@@ -46,6 +47,11 @@ def test_what_a_new_learner_has_not_learned_is_trained_again_although_the_buffer
     run.reconnect.assert_called_once()
     assert (run.step, run.version, run.owed) == (10, 15, None)
     assert run._roles.learner.restart.call_count == 1
+
+
+def test_prompts_that_the_dead_buffer_never_admitted_are_handed_out_again(run):
+    recovery.recover(run, BufferLost("buffer died while admit ran"))
+    run._work.seek.assert_called_once_with(56)
 
 
 def test_a_buffer_that_dies_later_rewinds_nothing(run):
