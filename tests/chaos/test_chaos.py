@@ -85,7 +85,8 @@ def test_a_language_model_run_with_vllm_engines_outlives_ten_minutes_of_kills(tm
     trained = trained_by_parquet(folder)
     assert max(Counter(trained).values()) <= 4, "a group was trained in more than one step that counts"
     assert max(row["batch/staleness_max_versions"] for row in rows(folder)) <= 2
-    assert max(row["sync/canary_gap_nats"] for row in rows(folder)) < 0.01
+    gaps = [row["sync/canary_gap_nats"] for row in rows(folder) if "sync/canary_gap_nats" in row]  # none where no engine was left
+    assert len(gaps) > steps / 2 and max(gaps) < 0.01
     left = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True, timeout=10).stdout
     assert not left, "processes of the run are left"
 
