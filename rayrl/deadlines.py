@@ -11,10 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
-from difflib import get_close_matches
 
-from rayrl.config.schema import DeadlinesConfig
 from rayrl.errors import DeadlineExceeded
 
 _LOOK_AT = {
@@ -160,34 +157,3 @@ class Watchdog:
 def patience(limit_s: float) -> float:
     """Seconds after which a wait is worth a word."""
     return min(max(_UNHURRIED_S, _PATIENCE * limit_s), _LONG_S)
-
-
-class Deadlines:
-    """The table."""
-
-    def __init__(self, config: DeadlinesConfig, waits: OpenWaits = OPEN) -> None:
-        self._limits = {f.name: float(getattr(config, f.name)) for f in fields(config)}
-        self._waits = waits
-
-    def limit(self, name: str) -> float:
-        """Seconds. Raises `KeyError` with the nearest known name."""
-        if name not in self._limits:
-            near = get_close_matches(name, self._limits, n=1)
-            raise KeyError(f"no deadline is named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        return self._limits[name]
-
-    def start(self, name: str, waiter: str, waited_for: str) -> Deadline:
-        return Deadline(name, waiter, waited_for, self.limit(name))
-
-    @contextmanager
-    def waiting(self, name: str, waiter: str, waited_for: str) -> Iterator[Deadline]:
-        """A deadline that the watchdog can see while the block runs."""
-        with self._waits.waiting(self.start(name, waiter, waited_for)) as deadline:
-            yield deadline
-
-    def wait_until(self, condition: Callable[[], bool], name: str, waiter: str, waited_for: str, every_s: float = 0.05) -> None:
-        """Asks ``condition`` every ``every_s`` seconds. Raises `DeadlineExceeded` when it stays false for the named limit."""
-        with self.waiting(name, waiter, waited_for) as deadline:
-            while not condition():
-                deadline.check()
-                time.sleep(deadline.remaining(at_most=every_s))

@@ -200,11 +200,6 @@ class Trajectory:
     rewards: tuple[RewardRecord, ...] = ()
 
     @property
-    def group_id(self) -> int:
-        """A group is all samples of one prompt ordinal."""
-        return self.ordinal
-
-    @property
     def num_tokens(self) -> int:
         return int(self.token_ids.shape[0])
 

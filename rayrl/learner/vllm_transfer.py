@@ -22,7 +22,7 @@ from rayrl.types import WeightUpdate
 try:
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCTrainerWeightTransferEngine
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
-except ImportError:  # before vLLM 0.30
+except ImportError:  # e.g. vLLM 0.26
     from rayrl.learner.vllm_transfer_older import (  # type: ignore[assignment]
         IPCTrainerInitInfo,
         IPCTrainerWeightTransferEngine,

@@ -1,4 +1,4 @@
-"""The trainer's side of weight transfer for a vLLM that offers it as functions (before 0.30), in the shape that newer ones have.
+"""The trainer's side of weight transfer for a vLLM that offers it as functions, such as 0.26, in the shape that newer ones have.
 
 `vllm_transfer.py` takes these names where vLLM does not have them.
 """

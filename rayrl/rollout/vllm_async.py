@@ -73,7 +73,7 @@ class AsyncVllmEngine:
             )
 
         self._llm = self._wait(start(), "starting")
-        stamps_itself = hasattr(self._llm, "update_weight_version")  # since vLLM 0.30
+        stamps_itself = hasattr(self._llm, "update_weight_version")  # vLLM 0.32 does, 0.26 does not
         self._stamps = None if stamps_itself else TokenStamps(self._llm.output_processor)
         self._start: dict[str, Any] = {}
         self._wait(self._stamp(0), "setting the first weight version")

@@ -89,7 +89,7 @@ def transfer_round(update: WeightUpdate) -> dict[str, Any]:
 
 
 def understood(transport: str, start: dict[str, Any], told: dict[str, Any] | None = None) -> dict[str, Any]:
-    """``start``, or the round ``told``, in the fields that this vLLM has: before 0.30 how tensors are packed is said in every round."""
+    """``start``, or the round ``told``, in the fields that this vLLM has: to 0.26 how tensors are packed is said in every round."""
     from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
     from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 

@@ -1,4 +1,4 @@
-"""Version spans for a vLLM that does not stamp its tokens with the weight version (before 0.30).
+"""Version spans for a vLLM that does not stamp its tokens with the weight version, such as 0.26.
 
 While generation stands still for an update, vLLM's front end has seen every token so far: their number is where the next span begins.
 """

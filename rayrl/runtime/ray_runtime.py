@@ -24,7 +24,7 @@ from rayrl.errors import PlacementError, RoleFailed
 from rayrl.lock import Lock, lock, without_source
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.daemons import own_session
-from rayrl.runtime.host import HostActor, RayHandle, RayPending, last_lines
+from rayrl.runtime.host import HostActor, RayHandle, RayPending
 from rayrl.runtime.live import leaving, nodes, store_shares
 from rayrl.runtime.store import RayStore
 
@@ -130,9 +130,6 @@ class RayRuntime:
 
     def stop(self, handle: RayHandle) -> None:
         ray.kill(handle._actor, no_restart=True)
-
-    def log_tail(self, name: str) -> str:
-        return last_lines(str(self._log_dir / f"{name}.log"))
 
     def usage(self) -> dict[str, float]:
         shares = store_shares()

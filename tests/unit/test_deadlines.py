@@ -1,7 +1,6 @@
 """A wait that runs out says who waited for whom, for how long, and which key to turn."""
 
 import re
-import threading
 import time
 from dataclasses import fields
 
@@ -9,7 +8,7 @@ import pytest
 
 from rayrl import deadlines as module
 from rayrl.config.schema import DeadlinesConfig
-from rayrl.deadlines import Deadline, Deadlines, OpenWaits, Watchdog, name_of, patience
+from rayrl.deadlines import Deadline, OpenWaits, Watchdog, name_of, patience
 from rayrl.errors import DeadlineExceeded
 
 
@@ -35,39 +34,15 @@ def test_remaining_is_never_negative():
     assert Deadline("call_s", "a", "b", -5.0).remaining() == 0.0
 
 
-def test_limits_come_from_the_configuration():
-    table = Deadlines(DeadlinesConfig(sync_s=12.5))
-    assert table.limit("sync_s") == 12.5
-    assert table.start("sync_s", "driver", "engine 3").limit_s == 12.5
-    with pytest.raises(KeyError, match="sync_s"):
-        table.limit("snyc_s")
-
-
 def test_every_deadline_of_the_configuration_says_where_to_look():
     assert {f.name for f in fields(DeadlinesConfig)} == set(module._LOOK_AT)
 
 
-def test_wait_until_returns_as_soon_as_the_condition_holds():
-    happened = threading.Event()
-    threading.Timer(0.05, happened.set).start()
-    started = time.monotonic()
-    Deadlines(DeadlinesConfig(call_s=10)).wait_until(happened.is_set, "call_s", "driver", "buffer", every_s=0.01)
-    assert time.monotonic() - started < 2
-
-
-def test_wait_until_gives_up_at_the_limit():
-    started = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match="driver waited"):
-        Deadlines(DeadlinesConfig(call_s=0.1)).wait_until(lambda: False, "call_s", "driver", "buffer")
-    assert 0.1 <= time.monotonic() - started < 2
-
-
 def test_open_waits_are_known_longest_first_and_only_while_they_last():
     waits = OpenWaits()
-    table = Deadlines(DeadlinesConfig(), waits)
-    with table.waiting("generate_s", "driver", "rollout"):
+    with waits.waiting(Deadline("generate_s", "driver", "rollout", 600.0)):
         time.sleep(0.02)
-        with table.waiting("score_s", "buffer", "scorer"):
+        with waits.waiting(Deadline("score_s", "buffer", "scorer", 300.0)):
             assert [wait.waiter for wait in waits.longest_first()] == ["driver", "buffer"]
         (left,) = waits.longest_first()
         assert "driver waits 0 s for rollout, since" in left.edge and left.edge.endswith("(generate_s, limit 600 s)")

@@ -18,11 +18,6 @@ class JudgeError(RayrlError):
         return (_rebuild, (self.kind, self.message, self.hint, self.pause_s))
 
     @property
-    def is_configuration(self) -> bool:
-        """Repeating it cannot help; a person has to change something."""
-        return self.kind in ("key", "model")
-
-    @property
     def is_servers_fault(self) -> bool:
         """The question has nothing to do with it: the attempt does not count."""
         return self.kind in ("connection", "rate", "key", "model")

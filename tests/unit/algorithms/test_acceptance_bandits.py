@@ -1,6 +1,6 @@
 """The papers' own checks that need a choice of lengths, objectives or levels: tabular softmax policies, three seeds, each with its control.
 
-    python -m pytest -m slow -s tests/unit/algorithms/test_acceptance_bandits.py      (about two minutes)
+    python -m pytest -m slow -s tests/unit/algorithms/test_acceptance_bandits.py      (under a minute)
 
 What each prints is what `rayrl methods` quotes; where another outcome was seen than the paper's, the test says so and holds to it.
 """

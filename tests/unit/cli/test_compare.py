@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,18 +30,8 @@ with open(folder / "metrics.jsonl", "w") as f:
 
 
 @pytest.fixture
-def fake_rayrl(tmp_path, monkeypatch):
-    """`python -m rayrl train ...` without training."""
-    script = tmp_path / "fake.py"
-    script.write_text(FAKE)
-    real, calls = compare.subprocess.run, []
-
-    def run(command, **kwargs):
-        calls.append(command)
-        return real([sys.executable, str(script), *command[3:]], **kwargs)
-
-    monkeypatch.setattr(compare.subprocess, "run", run)
-    return calls
+def fake_rayrl(instead_of_training):
+    return instead_of_training(FAKE)
 
 
 def test_rows_are_means_and_spreads_over_the_seeds_that_finished(fake_rayrl, tmp_path):

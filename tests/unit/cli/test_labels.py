@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from rayrl import cli, compare, economy
+from rayrl import cli, economy
 from rayrl.errors import ConfigError
 
 FAKE = """
@@ -45,17 +44,8 @@ def agent_rows(labels: int, success: float) -> list[dict]:
 
 
 @pytest.fixture
-def fake_rayrl(tmp_path, monkeypatch):
-    script = tmp_path / "fake.py"
-    script.write_text(FAKE)
-    real, calls = compare.subprocess.run, []
-
-    def run(command, **kwargs):
-        calls.append(command)
-        return real([sys.executable, str(script), *command[3:]], **kwargs)
-
-    monkeypatch.setattr(compare.subprocess, "run", run)
-    return calls
+def fake_rayrl(instead_of_training):
+    return instead_of_training(FAKE)
 
 
 def test_an_agents_run_says_how_good_it_was_with_how_many_labels(tmp_path):
