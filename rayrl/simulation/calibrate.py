@@ -47,14 +47,16 @@ def read_run(folder: str | Path) -> Recorded:
     config = reload(folder).config
     rows = [row for row in read_metrics(place.metrics) if "step/total_s" in row]
     usual = float(np.median([row["step/total_s"] for row in rows])) if rows else 0.0
-    rows = [row for row in rows[WARM_UP:] if row["step/total_s"] <= _OUTLIER * usual]
+    emptying = config.buffer.max_staleness if rows and rows[-1]["step"] >= config.run.steps else 0
+    rows = [row for row in rows[WARM_UP : len(rows) - emptying] if row["step/total_s"] <= _OUTLIER * usual]
     if len(rows) < _FEWEST_STEPS:
         raise DataError(f"{folder} has {len(rows)} usable steps", f"record a run of {_FEWEST_STEPS + WARM_UP} steps or more")
     engines = config.rollout.num_engines
     lengths = _lengths(place, config)
     iteration_s, sequence_s = _decoding(rows, lengths, config)
-    learn_s, learn_token_s = line([r["learner/action_tokens"] for r in rows], [r["learner/busy_s"] for r in rows])
     export_s = _median_span(place, "export_weights")
+    trained, learned = [r["learner/action_tokens"] for r in rows], [max(0.0, r["learner/busy_s"] - export_s) for r in rows]
+    learn_s, learn_token_s = line(trained, learned)
     publish_s, pause_s = _mean(rows, "sync/total_s"), _mean(rows, "sync/paused_s")
     waits = sum(_mean(rows, name) for name in ("step/generate_wait_s", "step/learn_s", "step/sync_s"))
     if config.buffer.max_staleness == 0:  # nothing overlaps: what is neither decoding nor waiting for the learner is scoring
@@ -76,6 +78,7 @@ def read_run(folder: str | Path) -> Recorded:
         publish_s=max(pause_s, publish_s - export_s),
         pause_s=pause_s,
         driver_s=max(0.0, _mean(rows, "step/total_s") - waits),
+        paces=list(zip(_paces(learned, [learn_s + learn_token_s * n for n in trained]), _engine_paces(rows), strict=True)),
     )
     return Recorded(config, scenario, len(rows), _mean(rows, "step/total_s"), _mean(rows, "batch/staleness_mean_versions"))
 
@@ -103,6 +106,20 @@ def _decoding(rows: Sequence[dict[str, Any]], lengths: Sequence[Sequence[int]], 
         counted = tokens / max(1.0, together)
     fixed, each = _non_negative(np.column_stack([counted, tokens]), busy)
     return fixed, each
+
+
+def _paces(took: Sequence[float], usual: Sequence[float]) -> list[float]:
+    """How many times longer than usual each step took; 1 where nothing is usual."""
+    return [seconds / expected if expected > 0 and seconds > 0 else 1.0 for seconds, expected in zip(took, usual, strict=True)]
+
+
+def _engine_paces(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """By their seconds per token, which among steps of one run depend on little else than on how fast the machine was. Tokens are told
+    when their sequence ends, so that a step is looked at together with its neighbours."""
+    together = np.ones(3)
+    tokens, busy = (np.convolve([row[name] for row in rows], together, "same") for name in ("rollout/tokens", "rollout/busy_s"))
+    each = busy.sum() / max(1.0, tokens.sum())
+    return _paces(busy.tolist(), (each * tokens).tolist())
 
 
 def _non_negative(a: np.ndarray, y: np.ndarray) -> tuple[float, float]:

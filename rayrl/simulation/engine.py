@@ -42,6 +42,8 @@ class Engine:
     on_done: Callable[[Group], None]
     version: int = 0
     busy_s: float = 0.0
+    pace: float = 1.0
+    """How many times longer than usual a decoding step takes at present."""
     standing: int = 0
     """Reasons to stand still at present: weights, a restart."""
     _steps: float = 0.0
@@ -62,6 +64,12 @@ class Engine:
     def take(self, group: Group) -> None:
         group.left, group.version, group.leased = len(group.lengths), -1, self.version
         self._waiting.extend((length, group) for length in group.lengths)
+        self._call()
+
+    def keep_pace(self, pace: float) -> None:
+        """From now on."""
+        self._advance()
+        self.pace = pace
         self._call()
 
     def stand_still(self, seconds: float) -> Generator[simpy.Event, Any, None]:
@@ -96,7 +104,7 @@ class Engine:
         self._then = now
 
     def _step_s(self) -> float:
-        return self.scenario.iteration_s + self.scenario.sequence_s * len(self._running)
+        return self.pace * (self.scenario.iteration_s + self.scenario.sequence_s * len(self._running))
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         while True:

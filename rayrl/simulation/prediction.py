@@ -13,9 +13,10 @@ from rayrl.config.placement import placement_mode, run_resources
 from rayrl.config.schema import Config
 from rayrl.errors import ConfigError
 from rayrl.simulation.calibrate import Recorded, read_run
+from rayrl.simulation.drawing import picture
 from rayrl.simulation.hardware import Gpu, estimate
 from rayrl.simulation.scenario import Outcome, Scenario
-from rayrl.simulation.sweep import Cell, advice, picture, sweep
+from rayrl.simulation.sweep import Cell, advice, sweep
 from rayrl.simulation.world import simulate
 
 __all__ = ["Prediction", "advice", "over_sizes", "picture", "predict"]

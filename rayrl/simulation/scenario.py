@@ -33,6 +33,9 @@ class Scenario:
     """The part of it in which engines stand still."""
     driver_s: float = 0.0
     """What else the driver does in a step while nobody waits for it alone: confirming, recording."""
+    paces: Sequence[tuple[float, float]] = ()
+    """Of each recorded step: how many times longer than usual learner and engines took for the same work. A simulated run takes them in
+    this order, over and over: where both have much to do, what one loses in its slow steps it does not get back in its fast ones."""
     failures_per_hour: float = 0.0
     """Of one engine."""
     restart_s: float = 60.0

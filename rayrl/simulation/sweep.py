@@ -16,7 +16,7 @@ from rayrl.simulation.world import simulate
 
 SIZES = (8, 32, 128, 512, 1024, 4096)
 BOUNDS = (0, 1, 2, 4, 8)
-SHARES = (0.25, 0.5, 0.75)
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 """Of the GPUs, for engines."""
 _SLICE = 4
 _GOOD_ENOUGH = 0.95
@@ -98,40 +98,3 @@ def advice(cells: Sequence[Cell]) -> Iterator[str]:
             f"from {gpus} GPUs on: buffer.max_staleness={enough.bound}, {ratio}: {gain:.2f} times the throughput of the best "
             f"synchronous layout; learner idle {enough.outcome.learner_idle:.0%}, engines idle {enough.outcome.engine_idle:.0%}"
         )
-
-
-def picture(cells: Sequence[Cell], title: str) -> str:
-    """SVG: throughput per GPU over cluster size, one line per staleness bound, each at its best share of engines."""
-    width, height, left, bottom = 760, 420, 70, 50
-    sizes, bounds = sorted({c.gpus for c in cells}), sorted({c.bound for c in cells})
-    top = 1.1 * max(c.per_gpu for c in cells)
-    colours = ("#888888", "#1b6ca8", "#2a9d5c", "#d98e04", "#b5332e", "#6b3fa0")
-
-    def x(gpus: int) -> float:
-        span = max(1e-9, math.log2(sizes[-1]) - math.log2(sizes[0]))
-        return left + (width - left - 110) * (math.log2(gpus) - math.log2(sizes[0])) / span
-
-    def y(value: float) -> float:
-        return (height - bottom) - (height - bottom - 40) * value / top
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/><text x="{left}" y="22" font-size="14">{title}</text>',
-    ]
-    for i in range(5):
-        value = top * i / 4
-        parts.append(f'<line x1="{left}" x2="{width - 110}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:,.0f}</text>')
-    for gpus in sizes:
-        parts.append(f'<text x="{x(gpus):.1f}" y="{height - bottom + 18}" text-anchor="middle">{gpus}</text>')
-    parts.append(f'<text x="{(left + width - 110) / 2:.0f}" y="{height - 10}" text-anchor="middle">GPUs</text>')
-    parts.append(f'<text x="{left}" y="36" fill="#555555">tokens trained on per second and GPU, best share of engines</text>')
-    last_label = -1e9
-    for bound, colour in sorted(zip(bounds, colours, strict=False), key=lambda p: -best(cells, sizes[-1], p[0]).per_gpu):
-        points = [(x(g), y(best(cells, g, bound).per_gpu)) for g in sizes]
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-        label = max(points[-1][1] + 4, last_label + 14)
-        last_label = label
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{width - 100}" y="{label:.1f}" fill="{colour}">staleness {bound}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"

@@ -118,13 +118,17 @@ class _World:
         """Events: the step is done, its weights are handed out."""
         tokens = sum(sum(group.lengths) for group in batch)
         self._staleness.append([len(self._tokens) - group.version for group in batch])  # batch number n is trained at version n
+        number = len(self._tokens)
         self._tokens.append(tokens)
         done, weights, before = self.env.event(), self.env.event(), self._learner_free
         self._learner_free = weights
 
         def work() -> Process:
             yield before
-            seconds = self.scenario.learn_s + self.scenario.learn_token_s * tokens
+            slower, engines_slower = self.scenario.paces[number % len(self.scenario.paces)] if self.scenario.paces else (1.0, 1.0)
+            for engine in self._engines:
+                engine.keep_pace(engines_slower)
+            seconds = slower * (self.scenario.learn_s + self.scenario.learn_token_s * tokens)
             yield self.env.timeout(seconds)
             done.succeed()
             yield self.env.timeout(self.scenario.export_s)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rayrl.simulation.drawing import picture
 from rayrl.simulation.scenario import Scenario
-from rayrl.simulation.sweep import advice, best, picture, sweep
+from rayrl.simulation.sweep import advice, best, sweep
 from rayrl.simulation.world import simulate
 
 EVEN = [[10, 10]]
@@ -74,6 +75,17 @@ def test_overlap_helps_and_more_engines_help_until_the_learner_is_the_bound():
     assert many.learner_idle < 0.05 < simulate(MIXED.changed(max_staleness=1, engines=32), 80, warm_up=30).learner_idle  # the longest group
 
 
+def test_steps_that_are_slow_on_one_side_only_cost_an_asynchronous_run_time_and_a_synchronous_one_none():
+    """Engine and learner take two seconds each on average; when the paces of a step differ, one waits for the other."""
+    even = BASE.changed(groups_per_step=2, iteration_s=0.2, sequence_s=0.0, learn_s=2.0)
+    apart = even.changed(paces=[(0.5, 1.5), (0.5, 1.5), (1.5, 0.5), (1.5, 0.5)])
+    together = even.changed(paces=[(0.5, 0.5), (0.5, 0.5), (1.5, 1.5), (1.5, 1.5)])
+    mean = lambda scenario, bound: simulate(scenario.changed(max_staleness=bound), 88, warm_up=8).step_s
+    assert mean(even, 0) == pytest.approx(4.0) == mean(together, 0) == mean(apart, 0)
+    assert mean(even, 1) == pytest.approx(2.0, rel=0.02) == mean(together, 1)
+    assert 2.4 < mean(apart, 1) < 3.2 and mean(apart, 4) < mean(apart, 1)
+
+
 def test_one_seed_gives_one_outcome():
     assert simulate(MIXED, 20, seed=3) == simulate(MIXED, 20, seed=3)
     assert simulate(MIXED, 20, seed=3) != simulate(MIXED, 20, seed=4)
@@ -89,4 +101,4 @@ def test_weak_scaling_keeps_the_throughput_of_a_gpu_and_the_advice_names_what_is
     lines = list(advice(cells))
     assert lines and "buffer.max_staleness=2" in lines[0]
     svg = picture(cells, "title")
-    assert svg.startswith("<svg") and svg.count("<polyline") == 2 and "staleness 2" in svg
+    assert svg.startswith("<svg") and svg.count("<polyline") == 4 and "staleness 2" in svg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -121,7 +122,7 @@ def test_larger_models_are_slower_and_recomputation_costs_a_third():
 
 
 def test_the_command_prints_the_prediction_the_table_and_draws_the_picture(recorded, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rayrl.simulation.sweep.SIZES", (8, 64))
+    monkeypatch.setattr(prediction, "sweep", partial(prediction.sweep, sizes=(8, 64), shares=(0.5, 0.75), steps=4))
     words = ["plan", "arithmetic_async", "batch.group_size=2", "--from", str(recorded)]
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outcome"]["step_s"] > 0
