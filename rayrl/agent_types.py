@@ -96,6 +96,29 @@ class EpisodeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningEpisodes:
+    """Where K environments are in their episodes. Whoever takes the same actions from the same seeds is at the same place again."""
+
+    seed: int
+    """Of the sampler: those of the episodes follow from it."""
+    numbers: tuple[int, ...]
+    """K: the number of each running episode."""
+    actions: tuple[NDArray[np.int16], ...]
+    """K: what was done in it so far, int16[steps]."""
+    state: FloatArray
+    """float32[K, H]: recurrent state of the policy."""
+
+    def to_json(self) -> dict[str, Any]:
+        taken, state = [a.tolist() for a in self.actions], self.state.astype(np.float64).tolist()
+        return {"seed": self.seed, "numbers": list(self.numbers), "actions": taken, "state": state}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> RunningEpisodes:
+        actions = tuple(np.array(a, np.int16) for a in saved["actions"])
+        return cls(saved["seed"], tuple(saved["numbers"]), actions, np.array(saved["state"], np.float32))
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step of K environments gave. The arrays belong to the reader."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from rayrl.agent_types import EpisodeRecord
+from rayrl.agent_types import EpisodeRecord, RunningEpisodes
 from rayrl.config.schema import Config
 from rayrl.evaluation.episodes import EpisodeExam, examine
 from rayrl.runtime.contract import Handle
-from rayrl.runtime.pool import gather
+from rayrl.runtime.pool import Pool, gather
 from rayrl.types import IntArray, Prompt, PromptTask, SamplingParams
 
 _CANARY = np.array([20241030], dtype=np.int32)
@@ -51,6 +51,19 @@ class TicketWorkload:
             return found
         watched = engines[0].submit("watch", frames, self._config.run.seed, limit_s).result(limit_s + self._config.deadlines.call_s)
         return replace(found, watched=watched)
+
+    def under_way(self, engines: Pool) -> dict[str, Any]:
+        """Where the episodes of each env worker are."""
+        handles, limit = list(engines.handles), self._config.deadlines.call_s
+        found = zip(handles, gather([handle.submit("running") for handle in handles], limit), strict=True)
+        return {handle.name: episodes.to_json() for handle, episodes in found if episodes is not None}
+
+    def go_on(self, engines: Pool, saved: Mapping[str, Any]) -> None:
+        """Each env worker takes up the episodes that a worker of its name was in; others begin anew, as all do with other numbers of
+        environments."""
+        limit, envs = self._config.deadlines.start_s, self._config.agent.envs_per_worker
+        known = [(handle, RunningEpisodes.from_json(saved[handle.name])) for handle in engines.handles if handle.name in saved]
+        gather([handle.submit("replay", episodes, limit) for handle, episodes in known if len(episodes.numbers) == envs], limit)
 
 
 def _ticket(ordinal: int, temperature: float) -> PromptTask:

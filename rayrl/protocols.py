@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rayrl.agent_types import EnvSpec, Observation, RatingModel, StepResult
+from rayrl.agent_types import EnvSpec, Observation, RatingModel, RunningEpisodes, StepResult
 from rayrl.annotations import Annotation, JudgeAnswer, LabelSnapshot, Question
 from rayrl.types import (
     FloatArray,
@@ -186,6 +186,12 @@ class Sampler(Protocol):
 
     def repeat_texts(self) -> None:
         """`take_texts` gives every message seen so far again: whoever took them has lost them."""
+
+    def running(self) -> RunningEpisodes:
+        """Where every environment is; the policy's state is not the sampler's to know, and zero."""
+
+    def replay(self, episodes: RunningEpisodes) -> None:
+        """Goes there: the same seeds, the same actions. For an environment that its seed and its actions determine."""
 
     def close(self) -> None: ...
 

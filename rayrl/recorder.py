@@ -40,7 +40,7 @@ from rayrl.workload import Exam
 
 if TYPE_CHECKING:
     from rayrl.assembly import Roles
-    from rayrl.run import Working
+    from rayrl.working import Working
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def traced(method: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(method)
     def timed(run: Any, *args: Any, **kwargs: Any) -> T:
-        with run._recorder.spans.span(method.__name__):
+        with run.recorder.spans.span(method.__name__):
             return method(run, *args, **kwargs)
 
     return timed

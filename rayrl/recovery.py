@@ -26,7 +26,7 @@ def recover(run: Run, failure: RanksLost | BufferLost) -> None:
         _restore_buffer(run, failure)
         if run.owed is not None:
             _go_on_from(run, run.owed)
-    elif isinstance(failure.__cause__, PayloadLost) and len(run._roles.learner.handles) == 1:
+    elif isinstance(failure.__cause__, PayloadLost) and len(run.roles.learner.handles) == 1:
         _generate_again(run, failure)
     else:
         _restore_learner(run, failure)
@@ -37,13 +37,13 @@ def _restore_buffer(run: Run, failure: BufferLost) -> None:
 
     What the learner has by now is learned, and counts; it may have failed too, when the dead process owned what it was about to read.
     """
-    buffer, known = run._roles.buffer, journal.replay(run.folder.journal)
+    buffer, known = run.roles.buffer, journal.replay(run.folder.journal)
     buffer.restart()
     buffer.restore(known, run.tasks_of(pending_ordinals(known)))
     if not run.unfilled:
-        run._work.seek(next_ordinal(known))  # prompts that were on their way when it died were admitted nowhere
+        run.work.seek(next_ordinal(known))  # prompts that were on their way when it died were admitted nowhere
     run.anew()
-    run._recorder.recovered(failure, str(run.folder.journal), run.step)
+    run.recorder.recovered(failure, str(run.folder.journal), run.step)
     for working in list(run.under_way):
         run.finish(working)
         counted = not buffer.relend(working.batch)
@@ -59,11 +59,11 @@ def _generate_again(run: Run, failure: RanksLost) -> None:
     """
     run.settle_commit()
     for working in run.under_way:
-        run._roles.buffer.return_batch(working.batch.step)
-        run._roles.buffer.requeue_lost(list(working.batch.ordinals))
+        run.roles.buffer.return_batch(working.batch.step)
+        run.roles.buffer.requeue_lost(list(working.batch.ordinals))
     run.under_way.clear()
     run.anew()
-    run._recorder.recovered(failure, "the same weights, with that batch generated again", run.step)
+    run.recorder.recovered(failure, "the same weights, with that batch generated again", run.step)
 
 
 def _restore_learner(run: Run, failure: RanksLost) -> None:
@@ -74,22 +74,22 @@ def _restore_learner(run: Run, failure: RanksLost) -> None:
     if not run.has_commit:
         raise failure
     run.settle_commit()
-    place = checkpoint.latest(run.folder, run._recorder.say)
+    place = checkpoint.latest(run.folder, run.recorder.say)
     saved = checkpoint.read_state(place)
-    run._roles.learner.restart()
-    run._roles.learner.call("load", place / checkpoint.LEARNER, timeout_s=run.config.deadlines.save_s)
+    run.roles.learner.restart()
+    run.roles.learner.call("load", place / checkpoint.LEARNER, timeout_s=run.config.deadlines.save_s)
     run.step, run.version = saved["step"], run.version + 1
     run.under_way.clear()
     run.owed = place
     _go_on_from(run, place)
-    run._recorder.recovered(failure, str(place), run.step)
+    run.recorder.recovered(failure, str(place), run.step)
 
 
 def _go_on_from(run: Run, place: Path) -> None:
     """Everybody but the learner learns that it is back at ``place``. Owed until it is done: the buffer may die meanwhile, and then comes
     back with what it knew before.
     """
-    saved, buffer = checkpoint.read_state(place), run._roles.buffer
+    saved, buffer = checkpoint.read_state(place), run.roles.buffer
     run.anew()
     if run.unfilled:
         run.version = saved["version"]
@@ -100,7 +100,8 @@ def _go_on_from(run: Run, place: Path) -> None:
         buffer.reset()
         run.refill_buffer(saved, place)
         buffer.set_version(run.version)
+        run.work.go_on(run.roles.rollout, saved["engines"])
     if run.config.agent.env is not None:  # texts are sent once, and those since the commit are lost
-        run._roles.rollout.call("repeat_texts", timeout_s=run.config.deadlines.call_s)
+        run.roles.rollout.call("repeat_texts", timeout_s=run.config.deadlines.call_s)
     run.reconnect()
     run.owed = None

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,25 +33,8 @@ from rayrl.recorder import Recorder, traced
 from rayrl.run_folder import RunFolder
 from rayrl.runtime import life
 from rayrl.runtime.pool import Joint
-from rayrl.types import LearnBatch, PromptTask
-
-
-@dataclass(eq=False)
-class Working:
-    """A learner step under way, and the export of the weights that it makes."""
-
-    batch: LearnBatch
-    step: Joint
-    weights: Joint
-    collected_s: float
-    """Seconds the driver waited for the batch."""
-    waited_s: float = 0.0
-    """Seconds the driver waited for the learner."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    handed_over: dict[str, float] = field(default_factory=dict)
-    """What colocated engines gave up for the step, and how long that took."""
-    token_records: Joint | None = None
-    """For the archive; None where trajectories are not kept."""
+from rayrl.types import PromptTask
+from rayrl.working import Working
 
 
 class Run(AbstractContextManager["Run"]):
@@ -80,12 +62,12 @@ class Run(AbstractContextManager["Run"]):
         """The commit that a new learner went back to, while not everybody knows it yet."""
         self._mark: dict[str, Any] | None = None
         """Synchronous runs: the ledger before the prompts of the step under way were admitted."""
-        self._runtime, self._roles, self._committer = None, None, None
+        self._runtime, self.roles, self._committer = None, None, None
         self.under_way: list[Working] = []
         """Batches that were given to the learner and do not count yet, oldest first."""
         self._handlers: dict[int, Any] = {}
-        self._recorder = Recorder(loaded, folder, saved)
-        self._watchdog = Watchdog(self._recorder.stuck)
+        self.recorder = Recorder(loaded, folder, saved)
+        self._watchdog = Watchdog(self.recorder.stuck)
 
     @classmethod
     def start(cls, loaded: Loaded) -> Run:
@@ -111,9 +93,9 @@ class Run(AbstractContextManager["Run"]):
         return self
 
     def _start(self) -> None:
-        config, say = self.config, self._recorder.say
-        self._work = assembly.load_workload(config, say)
-        canary = self._work.canary if config.sync.canary else None
+        config, say = self.config, self.recorder.say
+        self.work = assembly.load_workload(config, say)
+        canary = self.work.canary if config.sync.canary else None
         say("starting Ray")
         self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
@@ -121,34 +103,36 @@ class Run(AbstractContextManager["Run"]):
             recover_labels(self.folder.feedback, self._place / committing.LABELS, say)
         places = (self.folder.rollouts if config.telemetry.rollouts else None, self.folder.feedback, self.folder.reward_models)
         self.folder.journal.unlink(missing_ok=True)  # of an earlier start: what counts by now is in the commit
-        self._roles = assembly.start_roles(
+        self.roles = assembly.start_roles(
             config, self._runtime, resources, self._mode, *places, self.folder.journal, resuming=bool(self._saved)
         )
-        assembly.let_come_and_go(config, self._roles, resources, self._recorder.moved)
-        self._publisher = Publisher(config, self._roles, self._mode, canary)
-        shares = {"object store": lambda: self._runtime.usage()["fullest"], "replay buffer": lambda: self._roles.buffer.fullness()}
-        self._pressure = Pressure(shares, self._recorder.pressed)
+        assembly.let_come_and_go(config, self.roles, resources, self.recorder.moved)
+        self._publisher = Publisher(config, self.roles, self._mode, canary)
+        shares = {"object store": lambda: self._runtime.usage()["fullest"], "replay buffer": lambda: self.roles.buffer.fullness()}
+        self._pressure = Pressure(shares, self.recorder.pressed)
         self.anew()
-        self._committer = Committer(self.folder, self._roles, keep=config.checkpoint.keep, save_s=config.deadlines.save_s)
+        self._committer = Committer(self.folder, self.roles, keep=config.checkpoint.keep, save_s=config.deadlines.save_s)
         if self._saved:
             self._restore()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._roles.run()
+        self.roles.run()
+        if self._saved:
+            self.work.go_on(self.roles.rollout, self._saved["engines"])
         if self._saved and self.asynchronous:  # else every round of prompts does it
             seed = seed_of(config.run.seed, self._saved["position"])
-            self._roles.rollout.call("reseed", seed, timeout_s=config.deadlines.call_s)
+            self.roles.rollout.call("reseed", seed, timeout_s=config.deadlines.call_s)
         self._publisher.connect()
-        self._recorder.begin(self._roles)
+        self.recorder.begin(self.roles)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         try:
             if error is None:
-                self._recorder.settle(self._roles, self.config.deadlines.drain_s)
-                self._roles.buffer.drain()
-                self._roles.stop(self.config.deadlines.drain_s)
+                self.recorder.settle(self.roles, self.config.deadlines.drain_s)
+                self.roles.buffer.drain()
+                self.roles.stop(self.config.deadlines.drain_s)
             elif isinstance(error, Exception):
                 self._let_commit_end()
                 self._crashed(error)
@@ -156,7 +140,7 @@ class Run(AbstractContextManager["Run"]):
             if self._runtime is not None:
                 self._runtime.shutdown()
             self._watchdog.close()
-            self._recorder.close(error, reached=self.step >= self.target or self.spent)
+            self.recorder.close(error, reached=self.step >= self.target or self.spent)
 
     def _let_commit_end(self) -> None:
         """The run has failed; what it was saving is still worth having."""
@@ -180,7 +164,7 @@ class Run(AbstractContextManager["Run"]):
         told = self.interrupted
         self.interrupted, self.preempted = True, self.preempted or number == signal.SIGTERM
         if not told:
-            self._recorder.say(f"{signal.Signals(number).name}: saving; Ctrl-C leaves at once")
+            self.recorder.say(f"{signal.Signals(number).name}: saving; Ctrl-C leaves at once")
 
     # ---- questions the schedule asks ------------------------------------------------------------------------------------
 
@@ -228,19 +212,19 @@ class Run(AbstractContextManager["Run"]):
         handed_over: dict[str, float] = {}
         if self._mode == "colocated":  # the engines hand their memory to the learner; it comes back with the new weights
             started = time.monotonic()
-            freed = self._roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
+            freed = self.roles.rollout.call("sleep", timeout_s=self.config.deadlines.sync_s)
             handed_over = {"rollout/handed_over_bytes": float(sum(freed)), "step/hand_over_s": time.monotonic() - started}
         try:
             reference = collected.reference_logprobs(self.config.deadlines.learn_s)
         except PayloadLost as lost:
-            self._roles.buffer.return_batch(batch.step)
-            self._roles.buffer.requeue_lost(list(batch.ordinals))
+            self.roles.buffer.return_batch(batch.step)
+            self.roles.buffer.requeue_lost(list(batch.ordinals))
             raise RanksLost(lost.message, lost.hint) from lost
-        step = self._roles.learner.submit("step", batch, reference)
+        step = self.roles.learner.submit("step", batch, reference)
         working = Working(batch, step, self.export(batch.version + 1), collected.waited_s, handed_over=handed_over)
         self.under_way.append(working)
-        if self._roles.archive is not None and self._recorder.keeps(batch.step + 1):
-            working.token_records = self._roles.learner.submit("token_records")
+        if self.roles.archive is not None and self.recorder.keeps(batch.step + 1):
+            working.token_records = self.roles.learner.submit("token_records")
         if self._saves_after(batch.step + 1):
             self._committer.reserve(batch.step + 1)
             self._reserved_at = batch.step + 1
@@ -256,12 +240,12 @@ class Run(AbstractContextManager["Run"]):
     def confirm(self, working: Working, told: bool = False) -> None:
         """The step counts from here: its ordinals are trained, its numbers are written. ``told``: the buffer knows it already."""
         if not told:
-            self._roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
+            self.roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
         self.under_way.remove(working)
         self.step += 1
         self._mark = None
         self.recoveries = 0
-        self.tokens += self._recorder.step(self.step, working, self._roles, self._published)
+        self.tokens += self.recorder.step(self.step, working, self.roles, self._published)
 
     # ---- weights --------------------------------------------------------------------------------------------------------------
 
@@ -298,20 +282,20 @@ class Run(AbstractContextManager["Run"]):
     @traced
     def evaluate(self) -> None:
         """The exam of the workload under the published weights."""
-        if not (self.config.evaluation.enabled and self._work.has_exam) or self._evaluated_at == self.step:
+        if not (self.config.evaluation.enabled and self.work.has_exam) or self._evaluated_at == self.step:
             return
         limits = self.config.deadlines
-        self._roles.rollout.wait_for_one()
-        score = lambda trajectories: self._roles.scorer(main_component(self.config)).submit("score", trajectories).result(limits.generate_s)
+        self.roles.rollout.wait_for_one()
+        score = lambda trajectories: self.roles.scorer(main_component(self.config)).submit("score", trajectories).result(limits.generate_s)
         try:
-            result = self._work.examine(self.step, self._roles.rollout.handles, score, limits.generate_s)
+            result = self.work.examine(self.step, self.roles.rollout.handles, score, limits.generate_s)
         except RoleFailed:
-            self._roles.rollout.settle(limits.call_s)  # raises what really happened, unless the worker could be replaced
-            result = self._work.examine(self.step, self._roles.rollout.handles, score, limits.generate_s)
-        self._recorder.evaluation(result)
+            self.roles.rollout.settle(limits.call_s)  # raises what really happened, unless the worker could be replaced
+            result = self.work.examine(self.step, self.roles.rollout.handles, score, limits.generate_s)
+        self.recorder.evaluation(result)
         if isinstance(result, EpisodeExam) and result.watched is not None:
-            intrinsic = self._roles.learner.call("rate", result.watched, timeout_s=limits.learn_s)
-            self._recorder.watched(self.step, self.version, result.watched, intrinsic)
+            intrinsic = self.roles.learner.call("rate", result.watched, timeout_s=limits.learn_s)
+            self.recorder.watched(self.step, self.version, result.watched, intrinsic)
         self._evaluated_at = self.step
 
     def commit_if_due(self) -> None:
@@ -337,42 +321,43 @@ class Run(AbstractContextManager["Run"]):
 
     def _note(self, done: Done | None) -> None:
         if done is not None:
-            self._recorder.saved(done)
+            self.recorder.saved(done)
             self._saved_at = done.step if done.place is not None else self._saved_at
 
     def _state(self) -> dict[str, Any]:
         """The driver's part of a commit; between two steps, so that learner and ledger agree."""
         own = {"step": self.step, "version": self.version, "tokens": self.tokens, "evaluated_at": self._evaluated_at}
-        return own | (self._mark or self._ledger()) | self._recorder.state()
+        return own | (self._mark or self._ledger()) | self.recorder.state()
 
     def _ledger(self) -> dict[str, Any]:
-        """Where every prompt is."""
-        return {"position": self._work.position, "buffer": self._roles.buffer.snapshot()}
+        """Where every prompt is, and what engines carry over to the next one."""
+        carried = {} if self.asynchronous else self.work.under_way(self.roles.rollout)
+        return {"position": self.work.position, "buffer": self.roles.buffer.snapshot(), "engines": carried}
 
     def _restore(self) -> None:
-        self._roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
-        self._roles.sources.load(self._place, self.config.deadlines.save_s)
+        self.roles.learner.call("load", self._place / checkpoint.LEARNER, timeout_s=self.config.deadlines.save_s)
+        self.roles.sources.load(self._place, self.config.deadlines.save_s)
 
     def refill_buffer(self, saved: Mapping[str, Any], place: Path) -> None:
         tasks = self.tasks_of(pending_ordinals(saved["buffer"]))
-        self._work.seek(saved["position"])
+        self.work.seek(saved["position"])
         groups = place / committing.GROUPS
-        self._roles.buffer.restore(saved["buffer"], tasks, groups if groups.is_file() else None)
+        self.roles.buffer.restore(saved["buffer"], tasks, groups if groups.is_file() else None)
 
     def tasks_of(self, ordinals: Sequence[int]) -> list[PromptTask]:
         """Tasks that were handed out before; the position is where it was."""
-        position, tasks = self._work.position, []
+        position, tasks = self.work.position, []
         for ordinal in ordinals:
-            self._work.seek(ordinal)
-            tasks += self._work.take(1)
-        self._work.seek(position)
+            self.work.seek(ordinal)
+            tasks += self.work.take(1)
+        self.work.seek(position)
         return tasks
 
     def export_policy(self) -> None:
         """The policy as a Hugging Face checkpoint, and the last words of the run."""
         if self.config.checkpoint.export:
-            self._roles.learner.call("save_pretrained", self.folder.policy, timeout_s=self.config.deadlines.save_s)
-        self._recorder.summary()
+            self.roles.learner.call("save_pretrained", self.folder.policy, timeout_s=self.config.deadlines.save_s)
+        self.recorder.summary()
 
     # ---- supervision ---------------------------------------------------------------------------------------------------------------
 
@@ -392,7 +377,7 @@ class Run(AbstractContextManager["Run"]):
     def anew(self) -> None:
         """Batches are gathered from the beginning again."""
         self._reserved_at, self._mark = self.step, None
-        self._collector = Collector(self.config, self._roles, self._work, self._pressure)
+        self._collector = Collector(self.config, self.roles, self.work, self._pressure)
 
     def reconnect(self) -> None:
         """A new learner meets the engines."""

@@ -7,7 +7,7 @@ examined on held-out ones; the workload of an environment agent is in `agent_wor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from rayrl.errors import ConfigError
 from rayrl.evaluation import held_out
 from rayrl.protocols import PromptSource
 from rayrl.runtime.contract import Handle
-from rayrl.runtime.pool import gather
+from rayrl.runtime.pool import Pool, gather
 from rayrl.types import IntArray, Prompt, PromptTask, SamplingParams, Trajectory
 
 _CANARY_TOKENS = 64
@@ -52,6 +52,12 @@ class Workload(Protocol):
 
     def examine(self, step: int, engines: Sequence[Handle], score: Callable[[Any], Any], limit_s: float) -> Exam:
         """Generates on all ``engines`` and waits at most ``limit_s`` seconds. Raises `RoleFailed` when one dies meanwhile."""
+
+    def under_way(self, engines: Pool) -> dict[str, Any]:
+        """What engines that have nothing to do still carry over to their next task; a synchronous run is continued exactly only with it."""
+
+    def go_on(self, engines: Pool, saved: Mapping[str, Any]) -> None:
+        """They take up what `under_way` told."""
 
 
 class PromptWorkload:
@@ -103,6 +109,13 @@ class PromptWorkload:
         parts = gather(pending, limit_s + self._config.deadlines.call_s)
         trajectories: list[Trajectory] = sorted((t for part in parts for t in part), key=lambda t: (-t.ordinal, t.sample))
         return held_out.evaluate(self._config, step, trajectories, score)
+
+    def under_way(self, engines: Pool) -> dict[str, Any]:
+        """Nothing: a completion depends on its prompt alone."""
+        return {}
+
+    def go_on(self, engines: Pool, saved: Mapping[str, Any]) -> None:
+        return None
 
 
 def load_prompts(config: Config) -> tuple[PromptSource, list[Prompt]]:

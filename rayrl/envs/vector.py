@@ -10,13 +10,14 @@ of this environment, this one and the first observation included. Nothing is sha
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayrl.agent_types import EnvSpec, EpisodeRecord, Observation, StepResult
+from rayrl.agent_types import EnvSpec, EpisodeRecord, Observation, RunningEpisodes, StepResult
 from rayrl.envs.messages import NewTexts, message_hash
 from rayrl.protocols import AgentEnv
 from rayrl.types import IntArray
@@ -44,6 +45,8 @@ class VectorSampler:
         self._episode_seed = [0] * num_envs
         self._length = [0] * num_envs
         self._return = [0.0] * num_envs
+        self._taken = [array("h") for _ in range(num_envs)]
+        """Actions of the running episodes."""
 
     def reset(self) -> None:
         """Starts a new episode in every environment; running ones are dropped without a record."""
@@ -65,6 +68,7 @@ class VectorSampler:
             rewards[k] = reward
             self._return[k] += reward
             self._length[k] += 1
+            self._taken[k].append(chosen[k])
             if not (terminated or truncated):
                 self._show(k, observation)
                 continue
@@ -87,6 +91,28 @@ class VectorSampler:
     def repeat_texts(self) -> None:
         """`take_texts` gives everything again."""
         self._texts.repeat()
+
+    def running(self) -> RunningEpisodes:
+        """See `protocols.Sampler.running`."""
+        actions = tuple(np.array(taken, np.int16) for taken in self._taken)
+        return RunningEpisodes(self._seed, tuple(self._episode), actions, np.zeros((self.num_envs, 0), np.float32))
+
+    def replay(self, episodes: RunningEpisodes) -> None:
+        """See `protocols.Sampler.replay`. Raises `ValueError` where they are not as many, or an episode ends on the way."""
+        if len(episodes.numbers) != self.num_envs:
+            raise ValueError(f"{len(episodes.numbers)} running episodes cannot go on in {self.num_envs} environments")
+        self._seed = episodes.seed
+        for k, (number, actions) in enumerate(zip(episodes.numbers, episodes.actions, strict=True)):
+            self._episode[k] = number - 1
+            self._start(k)
+            for action in actions.tolist():
+                observation, reward, terminated, truncated, _ = self._envs[k].step(action)
+                if terminated or truncated:
+                    raise ValueError(f"episode {number} of environment {k} ended at step {self._length[k] + 1}, which it had not before")
+                self._return[k] += reward
+                self._length[k] += 1
+                self._taken[k].append(action)
+                self._show(k, observation)
 
     def frame(self) -> dict[str, NDArray[Any]]:
         """The first environment's screen (``tty_chars`` uint8, ``tty_colors`` int8), where it has one. Buffers."""
@@ -113,6 +139,7 @@ class VectorSampler:
         self._episode_seed[k] = int(seed[0]) >> 1  # some environments want a signed 32-bit seed
         self._length[k], self._return[k] = 0, 0.0
         self._counts[k].clear()
+        self._taken[k] = array("h")
         observation, _ = self._envs[k].reset(seed=self._episode_seed[k])
         self._show(k, observation)
 

@@ -3,7 +3,8 @@
 One thread owns environments and policy (`run`). Leasing, storing and announcing happen in the same helper threads as a rollout
 worker's. New weights are loaded between two steps, also within a fragment, whose spans say so: whoever publishes them does not wait
 for its end. Other control calls (`rollout`, `reseed`) are executed between two fragments. The environments are made when
-the first ticket is there: its ordinal seeds them, so that a resumed run, or a replaced worker, does not play the same episodes again.
+the first ticket is there: its ordinal seeds them, so that a replaced worker does not play the same episodes again. A synchronous run
+that is resumed replays the episodes that were running (`replay`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from rayrl.agent_types import EpisodeRecord, Fragment
+from rayrl.agent_types import EpisodeRecord, Fragment, RunningEpisodes
 from rayrl.data import fragment_arrow
 from rayrl.errors import DeadlineExceeded
 from rayrl.protocols import ReplayBuffer, Sampler, Store
@@ -144,6 +145,14 @@ class EnvWorker:
     def reseed(self, seed: int) -> None:
         own = int(np.random.SeedSequence([seed, self._index]).generate_state(1)[0])
         self._commands.call("reseed", lambda: self._engine.reseed(own), self._call_s)
+
+    def running(self) -> RunningEpisodes | None:
+        """Where its episodes are between two fragments; None before the first."""
+        return self._commands.call("running episodes", lambda: self._fragments.running() if self._fragments else None, self._call_s)
+
+    def replay(self, episodes: RunningEpisodes, timeout_s: float) -> None:
+        """Goes on from there. Raises `ValueError` where the environments cannot."""
+        self._commands.call("replay", lambda: self._sampler(0).replay(episodes), timeout_s)
 
     def repeat_texts(self) -> None:
         """The next fragment brings the texts of all messages seen so far: the learner that had them is gone."""

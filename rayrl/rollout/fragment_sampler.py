@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
-from rayrl.agent_types import EpisodeRecord, Fragment
+from rayrl.agent_types import EpisodeRecord, Fragment, RunningEpisodes
 from rayrl.protocols import Sampler
 from rayrl.rollout.agent_engine import AgentEngine
 from rayrl.types import VersionSpan
@@ -97,6 +98,15 @@ class FragmentSampler:
                     found.append(episode)
         self.restart()
         return sorted(found, key=lambda e: (e.env, e.episode))
+
+    def running(self) -> RunningEpisodes:
+        """Where environments and policy are."""
+        return replace(self._sampler.running(), state=self._state.numpy().copy())
+
+    def replay(self, episodes: RunningEpisodes) -> None:
+        """Goes there. Raises `ValueError` where the environments cannot."""
+        self._sampler.replay(episodes)
+        self._state = torch.from_numpy(episodes.state.copy())
 
     def repeat_texts(self) -> None:
         """The next fragment brings the texts of all messages seen so far."""

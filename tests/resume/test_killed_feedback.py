@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_killed_driver import kill_at_random_moments
-from what_is_left import AGENT, commits, last_step, rows, state, trained_samples
+from what_is_left import AGENT, commits, last_step, policy, rows, same, state, trained_samples
 
 from tests.standin.process import standin
 
@@ -77,13 +77,18 @@ def test_a_label_file_that_is_lost_is_taken_from_the_commit(start):
     assert kept and kept.items() <= before.items() and kept.items() <= after.items()
 
 
-def test_an_environment_agent_trains_every_ticket_once(start):
+@pytest.fixture
+def begin(start):
+    """Starts and continues runs of a small environment agent."""
     small = [
         *("telemetry.wandb=off", "telemetry.report=false", "evaluation.enabled=false"),
         *("agent.workers=1", "agent.envs_per_worker=4", "agent.fragment_length=8"),
         *("agent.env_args={length: 2, max_steps: 12}", "agent.intrinsic={kind: count, coef: 0.1}"),
     ]
-    begin = lambda name, *overrides, resume=False: start(name, *overrides, recipe=AGENT, settings=small, resume=resume)
+    return lambda name, *overrides, resume=False: start(name, *overrides, recipe=AGENT, settings=small, resume=resume)
+
+
+def test_an_environment_agent_trains_every_ticket_once(begin):
     folder = kill_at_random_moments(begin, "run", 5, "run.steps=30", "checkpoint.every=2", "checkpoint.keep=100")
     found = rows(folder)
     assert [row["step"] for row in found] == list(range(1, 31)) and last_step(folder) == 30
@@ -91,3 +96,16 @@ def test_an_environment_agent_trains_every_ticket_once(start):
     assert all(row["batch/staleness_max_versions"] <= 2 for row in found)
     ledger = state(commits(folder)[-1])["buffer"]
     assert ledger["trained"] and sum(end - start for start, end in ledger["trained"]) == 60 and not ledger["dropped"]
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+def test_a_synchronous_agent_is_bit_for_bit_the_one_that_was_never_killed(begin, seed):
+    """Its episodes last longer than a fragment, and than the steps between two commits: they go on where they were."""
+    exact = ["run.steps=24", "run.deterministic=true", "buffer.max_staleness=0", "checkpoint.every=2", "agent.workers=2",
+             "agent.env_args={length: 6, max_steps: 45}"]  # fmt: skip
+    broken = kill_at_random_moments(begin, "broken", seed, *exact)
+    straight = begin("straight", *exact)
+    straight.end()
+    assert same(policy(straight.folder), policy(broken))
+    told = ("step", "learner/loss", "learner/grad_norm", "episode/length", "episode/return")
+    assert [[row.get(key) for key in told] for row in rows(straight.folder)] == [[row.get(key) for key in told] for row in rows(broken)]

@@ -27,15 +27,15 @@ def run(monkeypatch):
     buffer.trained_since.return_value = [40, 41]
     return SimpleNamespace(
         step=14, version=14, recoveries=0, owed=None, asynchronous=True, unfilled=False, has_commit=True, under_way=[],
-        config=MagicMock(), folder=MagicMock(), settle_commit=MagicMock(), anew=MagicMock(), _work=MagicMock(), reconnect=MagicMock(),
-        tasks_of=lambda ordinals: [f"task {o}" for o in ordinals], _recorder=MagicMock(),
-        _roles=SimpleNamespace(buffer=buffer, learner=MagicMock(handles=[0, 1]), rollout=MagicMock()),
+        config=MagicMock(), folder=MagicMock(), settle_commit=MagicMock(), anew=MagicMock(), work=MagicMock(), reconnect=MagicMock(),
+        tasks_of=lambda ordinals: [f"task {o}" for o in ordinals], recorder=MagicMock(),
+        roles=SimpleNamespace(buffer=buffer, learner=MagicMock(handles=[0, 1]), rollout=MagicMock()),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("call", ["trained_since", "rewind"])
 def test_what_a_new_learner_has_not_learned_is_trained_again_although_the_buffer_dies_at_that_moment(run, call):
-    buffer = run._roles.buffer
+    buffer = run.roles.buffer
     getattr(buffer, call).side_effect = BufferLost("buffer died")
     with pytest.raises(BufferLost) as lost:
         recovery.recover(run, RanksLost("learner died"))
@@ -46,19 +46,19 @@ def test_what_a_new_learner_has_not_learned_is_trained_again_although_the_buffer
     buffer.rewind.assert_called_once_with(["task 40", "task 41"], 15)
     run.reconnect.assert_called_once()
     assert (run.step, run.version, run.owed) == (10, 15, None)
-    assert run._roles.learner.restart.call_count == 1
+    assert run.roles.learner.restart.call_count == 1
 
 
 def test_prompts_that_the_dead_buffer_never_admitted_are_handed_out_again(run):
     recovery.recover(run, BufferLost("buffer died while admit ran"))
-    run._work.seek.assert_called_once_with(56)
+    run.work.seek.assert_called_once_with(56)
 
 
 def test_a_buffer_that_dies_later_rewinds_nothing(run):
     recovery.recover(run, RanksLost("learner died"))
-    run._roles.buffer.rewind.reset_mock()
+    run.roles.buffer.rewind.reset_mock()
     recovery.recover(run, BufferLost("buffer died"))
-    run._roles.buffer.rewind.assert_not_called()
+    run.roles.buffer.rewind.assert_not_called()
 
 
 def test_a_death_that_there_is_no_way_on_from_ends_the_run(run, monkeypatch):

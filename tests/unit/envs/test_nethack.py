@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -309,3 +310,34 @@ def test_many_unfinished_games_do_not_pile_up_in_memory():
         env.reset(seed=seed)
         env.step(KEY["s"])
     assert resident() - before < 400 * 1024
+
+
+def test_running_games_are_taken_up_where_they_were():
+    """By a process of its own: a game keeps more than its seed and keys in the process that plays it."""
+    code = """
+import json, sys
+import numpy as np
+from rayrl.agent_types import RunningEpisodes
+from rayrl.envs.registry import agent_env_factory
+from rayrl.envs.vector import VectorSampler
+sampler = VectorSampler(agent_env_factory("nethack_score", {}), 2, seed=int(sys.argv[1]))
+sampler.reset()
+actions = np.random.default_rng(0).integers(sampler.spec.num_actions, size=(400, 2))
+if len(sys.argv) > 2:
+    sampler.replay(RunningEpisodes.from_json(json.load(open(sys.argv[2]))))
+else:
+    for now in actions[:300]:
+        sampler.step(now)
+    json.dump(sampler.running().to_json(), sys.stderr)
+for now in actions[300:]:
+    result = sampler.step(now)
+    print(sampler.message_hash.tolist(), sampler.message_count.tolist(), result.rewards.tolist(), result.terminated.tolist())
+for name, rows in sorted(sampler.observations().items()):
+    print(name, rows.tolist())
+"""
+    straight = subprocess.run([sys.executable, "-c", code, "5"], capture_output=True, text=True, timeout=120, check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as saved:
+        saved.write(straight.stderr)
+        saved.flush()
+        resumed = subprocess.run([sys.executable, "-c", code, "6", saved.name], capture_output=True, text=True, timeout=120, check=True)
+    assert straight.stdout.splitlines() == resumed.stdout.splitlines() and len(straight.stdout.splitlines()) > 100

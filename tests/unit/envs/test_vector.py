@@ -1,10 +1,13 @@
 """What the sampler says of K environments is what K loops, each alone, would have said."""
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from rayrl.agent_types import RunningEpisodes
 from rayrl.envs.messages import NO_MESSAGE, NewTexts, message_hash, tally
 from rayrl.envs.registry import agent_env_factory
 from rayrl.envs.vector import VectorSampler
@@ -164,3 +167,32 @@ def test_a_reward_that_is_no_number_is_refused():
     sampler.reset()
     with pytest.raises(ValueError, match="not finite"):
         sampler.step([0, 0])
+
+
+def test_running_episodes_are_taken_up_where_they_were_by_a_sampler_that_never_saw_them():
+    one, other = VectorSampler(chain(length=6, max_steps=45), K, seed=3), VectorSampler(chain(length=6, max_steps=45), K, seed=99)
+    one.reset()
+    other.reset()
+    actions = np.random.default_rng(1).integers(6, size=(160, K))
+    for now in actions[:100]:
+        one.step(now)
+    saved = RunningEpisodes.from_json(json.loads(json.dumps(one.running().to_json())))
+    assert max(map(len, saved.actions)) <= 45 and min(saved.numbers) >= 2
+    other.replay(saved)
+    for now in actions[100:]:
+        for name, rows in one.observations().items():
+            assert (rows == other.observations()[name]).all()
+        assert (one.message_hash == other.message_hash).all() and (one.message_count == other.message_count).all()
+        a, b = one.step(now), other.step(now)
+        assert (a.rewards == b.rewards).all() and a.episodes == b.episodes
+
+
+def test_episodes_that_another_environment_was_in_are_refused():
+    one = VectorSampler(chain(length=6, max_steps=45), 2, seed=3)
+    one.reset()
+    for _ in range(20):
+        one.step([5, 5])
+    with pytest.raises(ValueError, match="which it had not before"):
+        VectorSampler(chain(length=6, max_steps=10), 2, seed=3).replay(one.running())
+    with pytest.raises(ValueError, match="2 running episodes cannot go on in 3 environments"):
+        VectorSampler(chain(length=6, max_steps=45), 3, seed=3).replay(one.running())
