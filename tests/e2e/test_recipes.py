@@ -1,5 +1,5 @@
-"""Every shipped recipe trains: real Ray and DeepSpeed, a tiny model, two steps. The fake engine stands in for generation, which
-other tests cover with the real one.
+"""Every shipped recipe trains: driver, buffer, scoring and learner, a tiny model, two steps. All in one process, with an engine that
+makes up its samples: that Ray, vLLM and DeepSpeed do what the in-process parts do is what the tests beside this one are about.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import rayrl
-from rayrl import driver
+from rayrl import assembly, driver
 from rayrl.config.loading import load
 from rayrl.models import tiny
 from rayrl.telemetry.jsonl import read_metrics
+from tests.inprocess import start_runtime
 
 ROOT = Path(rayrl.__file__).resolve().parent.parent
 ALGORITHMS = sorted(p.stem for p in (ROOT / "conf" / "recipes" / "algorithms").glob("*.yaml"))
@@ -30,7 +31,7 @@ FAST = [
     "checkpoint.export=false",
     "telemetry.wandb=off",
     "learner.cpu_threads=1",
-    "placement.object_store_mib=128",
+    "learner.backend=torch",
 ]
 
 
@@ -40,7 +41,8 @@ def nano(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def user_code_is_importable(monkeypatch):
+def in_one_process(monkeypatch):
+    monkeypatch.setattr(assembly, "start_runtime", start_runtime)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
@@ -69,7 +71,7 @@ def test_a_run_ends_when_its_tokens_are_spent(nano, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_recipe_trains(name, nano, tmp_path):
-    """`python -m pytest -m slow tests/e2e/test_recipes.py` (about ten seconds each)."""
+    """`python -m pytest -m slow tests/e2e/test_recipes.py` (about two seconds each)."""
     rows = steps(f"methods/{name}", tmp_path / "run", f"model.path={nano}", "rewards.components.correct.verifier=user_code:parity")
     assert len(rows) == 2 and all(isfinite(row["learner/loss"]) for row in rows)
 

@@ -78,18 +78,10 @@ def _work(folder: str, recipe: str | None, overrides: list[str], log: str, fault
     sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
     import torch
 
-    from rayrl import assembly, cli
-    from rayrl.config.placement import placement_mode, role_resources, run_resources
-    from rayrl.machine import inspect_machine
-    from rayrl.runtime.local import LocalRuntime
+    from rayrl import cli
+    from tests.inprocess import without_ray
 
-    def start_runtime(config, log_dir):
-        machine = inspect_machine()
-        found = run_resources(config.placement, len(machine.cores), len(machine.gpus))
-        roles = role_resources(config, found.cpus, found.gpus, cores=None)
-        return LocalRuntime(config.deadlines.call_s), {role.name: role for role in roles}, placement_mode(config, found.gpus)
-
-    assembly.start_runtime = start_runtime
+    without_ray()
     torch.set_num_threads(1)
     if fault is not None:
         fault()
