@@ -75,7 +75,7 @@ class Collector:
         self._synchronous = config.buffer.max_staleness == 0
         self._admitted = 0
         """Prompts admitted since the last batch was collected."""
-        self._told_at = 0.0
+        self._told_at = self._look_at = 0.0
 
     def collect(self, step: int, version: int, *, trained: int, until: Callable[[], bool] = lambda: False) -> Collected | None:
         """The batch of ``step`` at weight version ``version``, when ``trained`` steps are done; None once ``until`` says so.
@@ -86,6 +86,9 @@ class Collector:
         started = time.monotonic()
         with OPEN.waiting(Deadline("generate_s", OPEN.me, "the rollout workers", limits.generate_s)) as wait:
             while True:
+                if time.monotonic() >= self._look_at:  # also when batches are always ready: somebody may have come, or want to leave
+                    self._roles.check()
+                    self._look_at = time.monotonic() + _POLL_S
                 outstanding = buffer.outstanding()
                 self._admit(outstanding, self._config.run.steps - trained)
                 if self._refill_left() <= 0 and not _under_way(outstanding):
@@ -96,7 +99,6 @@ class Collector:
                     return Collected(batch, time.monotonic() - started, self._ask_reference(batch))
                 if until():
                     return None
-                self._roles.check()
                 progress = buffer.wait_for_progress(seen, wait_s=0.0)
                 if progress != seen:
                     seen = progress

@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from rayrl.config.fitting import amounts, fit, misfits
 from rayrl.config.schema import DeadlinesConfig, PlacementConfig
@@ -24,6 +24,7 @@ from rayrl.errors import PlacementError, RoleFailed
 from rayrl.lock import Lock, lock, without_source
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.daemons import own_session
+from rayrl.runtime.devices import Devices
 from rayrl.runtime.host import HostActor, RayHandle, RayPending
 from rayrl.runtime.live import leaving, nodes, store_shares
 from rayrl.runtime.store import RayStore
@@ -71,6 +72,7 @@ class RayRuntime:
         for old in self._log_dir.glob("*.life"):  # of an earlier start
             old.unlink(missing_ok=True)
         self._started: list[RayHandle] = []
+        self._devices = Devices()
         self._id = uuid.uuid4().hex[:8]
         self.store = RayStore(deadlines.call_s)
         if bundles:
@@ -94,6 +96,9 @@ class RayRuntime:
                 if not ready:
                     raise next(iter(waiting.values())).late(timeout_s)
                 waiting.pop(ready[0]).result(10.0)
+            for spec, handle in zip(specs, handles, strict=True):
+                if spec.gpus >= 1:
+                    self._devices.claim(spec.name, self.node(handle))
         except BaseException:  # a role that was tried in vain must not keep its process
             for handle in handles:
                 self.stop(handle)
@@ -169,6 +174,8 @@ class RayRuntime:
             options["resources"] = dict(spec.resources)
         if self._group is not None and spec.bundle is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=spec.bundle)
+        elif spec.lasting:  # there is one of it: it stays with the driver, not on a node that may be taken back
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         return options
 
     def _reserve(self, bundles: list[dict[str, float]], strategy: str):

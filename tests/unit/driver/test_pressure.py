@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 from rayrl.algorithms.aggregation import weighted_sum
@@ -42,3 +43,16 @@ def test_under_pressure_only_the_next_batch_is_admitted():
     pressed[0] = False
     collector._admit(buffer.outstanding(), 100)
     assert taken == [4, 12]
+
+
+def test_who_came_or_left_is_looked_for_also_when_batches_are_always_ready():
+    batch = SimpleNamespace(groups=[])
+    outstanding = dict.fromkeys(("live", "queued", "in_flight", "unscored", "parked", "ready"), 4)
+    buffer = SimpleNamespace(outstanding=lambda: outstanding, sample=lambda *args, wait_s: batch)
+    looks = []
+    roles = SimpleNamespace(buffer=buffer, reference=SimpleNamespace(size=0), check=lambda: looks.append(1))
+    collector = Collector(Config(batch=BatchConfig(4, 2), buffer=BufferConfig(max_staleness=0)), roles, SimpleNamespace(position=0))
+    for step in range(3):
+        assert collector.collect(step, step, trained=step).batch is batch
+        time.sleep(0.3)
+    assert len(looks) == 3
