@@ -28,6 +28,7 @@ from rayrl.config.schema import ModelConfig, RolloutConfig
 from rayrl.errors import DeadlineExceeded, EnvironmentMissing, WeightSyncError
 from rayrl.rollout import vllm_bridge as bridge
 from rayrl.rollout.canary import canary_report
+from rayrl.rollout.memory_lease import MemoryLease
 from rayrl.rollout.vllm_stamps import TokenStamps
 from rayrl.sync.plan import check_compatible
 from rayrl.types import FloatArray, GenerationRequest, GenerationResult, IntArray, SyncReport, VersionSpan, WeightUpdate
@@ -58,7 +59,7 @@ class AsyncVllmEngine:
         arguments = bridge.engine_arguments(model, rollout, seed=seed, cpu=self._on_cpu, transport=transport)
         self._max_length, self._call_s, self._transport = model.max_length, call_s, transport
         self._shapes = bridge.expected_shapes(model)
-        self._version = 0
+        self._version, self._lease = 0, MemoryLease()
         self._alive: set[str] = set()
         self._tasks: set[asyncio.Task] = set()  # asyncio itself keeps only weak references
         self._finished: SimpleQueue[GenerationResult | tuple[str, BaseException]] = SimpleQueue()
@@ -146,9 +147,11 @@ class AsyncVllmEngine:
             raise EnvironmentMissing("a vLLM engine on CPU has no device memory to release", "set placement.mode=cpu")
         before = self._free_bytes()
         self._wait(self._llm.sleep(level=2), "sleeping")
-        return self._free_bytes() - before
+        return self._lease.gave(before, self._free_bytes())
 
     def wake(self) -> None:
+        """Raises `PlacementError` where others keep too much of the device."""
+        self._lease.check(self._free_bytes())
         self._wait(self._llm.wake_up(), "waking up")
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from rayrl.deadlines import OPEN, Deadline, Watchdog
 from rayrl.errors import DeadlineExceeded, RayrlError, RoleDied, RoleFailed
 from rayrl.lock import assert_equal
+from rayrl.runtime.devices import ids
 from rayrl.runtime.edges import about, deadline_of
 from rayrl.runtime.life import Life
 from rayrl.runtime.store import RayStore
@@ -71,7 +72,8 @@ class Host:
         OPEN.me = Path(log_path).stem or OPEN.me
         self._life = Life(Path(log_path).with_suffix(".life")) if log_path else None
         self._watchdog = Watchdog(lambda edge: print(edge, flush=True))
-        print(f"pid {os.getpid()} on {socket.gethostname()} ({ray.util.get_node_ip_address()})", flush=True)
+        devices = "".join(f", {device}" for device in ids(ray.get_runtime_context().get_accelerator_ids()))
+        print(f"pid {os.getpid()} on {socket.gethostname()} ({ray.util.get_node_ip_address()}){devices}", flush=True)
 
     @ray.method(concurrency_group=_CONTROL)
     def node(self) -> dict[str, Any]:

@@ -104,6 +104,13 @@ class Named(Worker):
         return [self.name, self.index]
 
 
+class Deaf(Worker):
+    """Does not end when it is asked to."""
+
+    def stop(self):
+        time.sleep(60)
+
+
 class SlowToStart(Worker):
     SECONDS = 4.0
 

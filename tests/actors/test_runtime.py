@@ -7,14 +7,15 @@ import time
 from dataclasses import replace
 
 import pytest
-from roles import Keeper, SlowToStart, Worker, build, fail, slow_to_build
+from roles import Deaf, Keeper, SlowToStart, Worker, build, fail, slow_to_build
 
-from rayrl.config.schema import PlacementConfig
-from rayrl.errors import ConfigError, DeadlineExceeded, EnvironmentMissing, RanksLost, RoleFailed
+from rayrl.config.schema import DeadlinesConfig, PlacementConfig
+from rayrl.errors import ConfigError, DeadlineExceeded, EnvironmentMissing, PlacementError, RanksLost, RoleFailed
 from rayrl.runtime.contract import RoleSpec
 from rayrl.runtime.live import live_nodes
 from rayrl.runtime.local import LocalRuntime
 from rayrl.runtime.pool import Pool, Ranks
+from rayrl.runtime.ray_runtime import RayRuntime
 
 
 def spec(name, cls=Worker, **kwargs):
@@ -182,6 +183,26 @@ def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_failure(ray_runtim
                 handle.submit("die")
             pool.check()
             time.sleep(0.05)
+
+
+def test_a_worker_that_does_not_end_when_it_is_asked_to_holds_up_the_end_of_a_run_no_longer_than_the_limit(ray_runtime):
+    specs = [spec("deaf-0", cls=Deaf), spec("good-0")]
+    deaf, good = handles = ray_runtime.start(specs, 60)
+    pool = Pool(ray_runtime, specs, handles, start_s=60)
+    pool.run()
+    pid, began = deaf.pid(), time.monotonic()
+    pool.stop(1.5)
+    assert time.monotonic() - began < 4.0
+    limit = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{pid}") and good.held() == 0
+    ray_runtime.stop(good)
+
+
+def test_a_placement_that_cannot_be_is_an_error_with_bundles_and_nodes(ray_runtime, tmp_path):
+    with pytest.raises(PlacementError, match=r"did not place the run within 1 s(.|\n)*bundle 1.*CPU(.|\n)*nodes:(.|\n)*free of"):
+        RayRuntime(PlacementConfig(), DeadlinesConfig(placement_s=1.0), tmp_path, bundles=[{"CPU": 0.1}, {"CPU": 64}])
 
 
 def test_one_failed_rank_fails_the_joint_call_although_the_others_still_wait_for_it(ray_runtime):

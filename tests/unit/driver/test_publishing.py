@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,3 +82,11 @@ def test_when_an_engine_of_the_broadcast_group_is_lost_the_store_takes_over():
     assert publisher.publish(Done(update(3, "store"))).version == 3
     assert [asked[1].transport for asked in workers[0].asked] == ["nccl", "store", "store"]
     assert learner.asked == [("leave_transfer",)]
+
+
+def test_an_update_of_many_buckets_is_one_call_on_each_engine():
+    learner = Role("learner-0")
+    roles, workers = fleet(3, learner, "store")
+    many = replace(update(1, "store"), buckets=tuple(range(200)))
+    Publisher(Config(), roles, "cpu", None).publish(Done(many))
+    assert [[method for method, *_ in worker.asked] for worker in workers] == 3 * [["update_weights"]] and not learner.asked

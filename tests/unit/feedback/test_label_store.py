@@ -259,6 +259,29 @@ def test_budget_keeps_what_died_in_flight(tmp_path, settings):
     assert again.ledger.counts.asked == 2, "without counting it twice"
 
 
+def test_an_answer_that_was_on_its_way_when_the_process_died_is_asked_for_again_and_its_label_counts_once(tmp_path, settings):
+    """The question is the key, so that readers of labels, from any cursor, and every count know it once; both answers are paid for."""
+    config, texts = settings(), messages(3)
+    open_store = lambda: LabelStore(tmp_path / "f.sqlite", config, templates.load(config.template), "scripted")
+    store = open_store()
+    see(store, texts)
+    asked = lease_all(store)
+    store.settle(asked[0], GOOD)
+    store.flush()
+    cursor, before = store.labels_since(0)
+    del store  # killed: two answers are on their way, and nobody is there to take them
+    again = open_store()
+    see(again, texts)
+    on_their_way = lease_all(again)
+    assert {entry.key for entry in on_their_way} == {entry.key for entry in asked[1:]}
+    for entry in on_their_way:
+        again.settle(entry, GOOD)
+    again.flush()
+    _, after = again.labels_since(cursor)
+    assert len(before) == 1 and sorted(a.key for a in before + after) == sorted(entry.key for entry in asked)
+    assert again.labelled == again.ledger.counts.asked == 3 and len(again.snapshot().keys) == 3
+
+
 def test_a_disk_that_refuses_loses_nothing(store, settings, monkeypatch):
     s = store(settings())
     see(s, messages(1))

@@ -291,3 +291,25 @@ def test_stop_publishes_what_is_finished():
         buffer.admit(tasks(30))
         buffer.wait(5)
     assert worker.stats()["groups"] == len(buffer.groups) == sum(buffer.put_sizes)
+
+
+def test_the_samples_of_a_group_that_fails_stop_at_once_instead_of_being_generated_for_nobody():
+    class Fragile:
+        """The first sample's environment breaks after its first turn; the others would write thousands of tokens."""
+
+        def __init__(self, prompt):
+            self.prompt = prompt
+
+        def observe(self, action_text, action_ids):
+            raise RuntimeError("the cable is cut")
+
+    engine = FakeEngine(max_length=100_000, max_running=16)
+    limits = (2, 50_000, 50_000, 50_000)
+    with running(engine, env_factory=Fragile, encode=lambda s: [9], max_turns=2, max_length=100_000) as (worker, buffer):
+        buffer.admit([replace(task, max_tokens=limits) for task in tasks(1, max_tokens=50_000, ignore_eos=True)])
+        buffer.wait(1)
+        limit = time.monotonic() + 5
+        while worker.stats()["running"] and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert worker.stats()["running"] == 0 and worker.stats()["tokens"] < 100
+    assert buffer.failed == {0: "RuntimeError: the cable is cut"}
