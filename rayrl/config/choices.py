@@ -45,7 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.correction.mode": ("auto", "none", "truncated", "masked", "decoupled"),
     "algorithm.correction.level": ("token", "sequence"),
     "learner.backend": ("deepspeed", "torch"),
-    "learner.attention": ("sdpa", "eager", "flash_attention_2"),
+    "learner.attention": ("auto", "sdpa", "eager", "flash_attention_2"),
     "learner.optim.schedule": ("constant", "linear", "cosine"),
     "sync.transport": ("auto", "store", "nccl", "ipc"),
     "buffer.select": ("oldest", "priority", "newest"),

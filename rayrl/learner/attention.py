@@ -1,7 +1,8 @@
-"""Attention over packed sequences: each segment of a concatenated row attends to itself alone, causally.
+"""Causal attention for training, over rows padded on the right or over packed sequences.
 
-Work grows with the sum of squared segment lengths, not with the square of their sum, on any device: on a GPU in half precision
-by one variable-length kernel, elsewhere by one fused call per segment, never by a dense block-diagonal mask.
+Padded rows need no mask: nothing looks right, where the padding is. Of packed sequences each attends to itself alone. Work grows
+with the sum of squared segment lengths, not with the square of their sum, on any device: on a GPU in half precision by one
+variable-length kernel, elsewhere by one fused call per segment, never by a dense block-diagonal mask.
 """
 
 from __future__ import annotations
@@ -12,37 +13,55 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-PACKED = "rayrl_packed"
-"""Name under which Hugging Face models find `packed_attention` (``attn_implementation``)."""
+from rayrl.errors import ModelError
+from rayrl.learner import cpu_attention
+
+CAUSAL = "rayrl_causal"
+"""Name under which Hugging Face models find `causal` (``attn_implementation``)."""
 
 
-def packed_attention(
+def causal(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: None,
     *,
-    segments: list[int],
+    segments: list[int] | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_unused: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention in the form that Hugging Face models call: ``query`` is [1, heads, L, D], the output [1, L, heads, D].
+    """Attention in the form that Hugging Face models call: ``query`` is [B, heads, T, D], the output [B, T, heads, D].
 
-    ``segments`` are the lengths of the packed sequences and sum to L. Grouped-query heads are expanded inside the kernel.
+    ``segments`` are the lengths of packed sequences and sum to T of the only row; None are padded rows. Grouped-query heads are
+    expanded inside the kernel. Raises `ModelError` for scores that are capped or have sinks, which no fused kernel here computes.
     """
+    if softcap is not None or s_aux is not None:
+        raise ModelError(
+            "the model caps its attention scores or has attention sinks, which fused attention would leave out silently",
+            "set learner.attention=eager and learner.packing=false",
+        )
+    if segments is None:
+        return _fused(query, key, value, scaling, sliding_window).transpose(1, 2), None
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return _variable_length(query, key, value, segments, scaling, sliding_window), None
+    parts = zip(query.split(segments, 2), key.split(segments, 2), value.split(segments, 2), strict=True)
+    return torch.cat([_fused(q, k, v, scaling, sliding_window) for q, k, v in parts], dim=2).transpose(1, 2), None
+
+
+def _fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, sliding_window: int | None) -> torch.Tensor:
+    """[B, heads, T, D]."""
+    band, T = None, query.shape[2]
+    if sliding_window is not None and sliding_window < T:
+        ones = torch.ones(T, T, dtype=torch.bool, device=query.device)
+        band = ones.tril() & ones.triu(1 - sliding_window)
+    elif cpu_attention.suits(query) and torch.is_grad_enabled():
+        return cpu_attention.causal_attention(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling)
     grouped = query.shape[1] != key.shape[1]
-    outputs = []
-    for q, k, v in zip(query.split(segments, 2), key.split(segments, 2), value.split(segments, 2), strict=True):
-        band = None
-        if sliding_window is not None and q.shape[2] > sliding_window:
-            ones = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device)
-            band = ones.tril() & ones.triu(1 - sliding_window)
-        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=grouped))
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return scaled_dot_product_attention(query, key, value, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=grouped)
 
 
 def _variable_length(
@@ -59,4 +78,4 @@ def _variable_length(
     return varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=window)[None]
 
 
-AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(CAUSAL, causal)

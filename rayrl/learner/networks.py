@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from rayrl.config.schema import Config
 from rayrl.data.tokenizer import load_tokenizer
-from rayrl.learner.attention import PACKED
 from rayrl.learner.forward import PolicyNet, build_inputs
 from rayrl.learner.loading import check_vocabulary, compute_dtype, load_policy
 from rayrl.learner.trainer import Trainer, needs_critic
@@ -86,11 +85,10 @@ class LanguageNetworks:
     def __init__(self, config: Config) -> None:
         """Raises `ModelError` where model and tokenizer cannot be loaded or do not fit."""
         self._config = config
-        attention = PACKED if config.learner.packing else config.learner.attention
         self._tokenizer = load_tokenizer(config.model)
-        model = load_policy(config.model, attention=attention)
+        model = load_policy(config.model, learner=config.learner)
         check_vocabulary(model, self._tokenizer, config.model)
-        self.critic = ValueNet.from_policy(load_policy(config.model, attention=attention)) if needs_critic(config) else None
+        self.critic = ValueNet.from_policy(load_policy(config.model, learner=config.learner)) if needs_critic(config) else None
         if config.learner.activation_checkpointing:
             for backbone in (model, self.critic.backbone if self.critic else None):
                 if backbone is not None:

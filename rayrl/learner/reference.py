@@ -14,7 +14,6 @@ import torch
 
 from rayrl.config.schema import Config, OpponentConfig
 from rayrl.data import arrow, packing
-from rayrl.learner.attention import PACKED
 from rayrl.learner.forward import PolicyNet, build_inputs, launch_tokens
 from rayrl.learner.loading import load_policy
 from rayrl.learner.networks import choose_device
@@ -32,10 +31,10 @@ class ReferenceModel:
         self._budget, self._packed = config.reference.token_budget, config.learner.packing
         threads = 1 if config.run.deterministic else config.reference.cpu_threads
         self._device = choose_device(threads, config.reference.actors)
-        attention = PACKED if self._packed else config.learner.attention
 
         def frozen(path: str | None) -> PolicyNet:
-            net = PolicyNet(load_policy(config.model, path=path, attention=attention), temperature=config.rollout.sampling.temperature)
+            model = load_policy(config.model, path=path, learner=config.learner)
+            net = PolicyNet(model, temperature=config.rollout.sampling.temperature)
             return net.to(self._device).eval().requires_grad_(False)
 
         self._net = frozen(config.reference.path)

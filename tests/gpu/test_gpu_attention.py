@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rayrl.learner.attention import packed_attention
+from rayrl.learner.attention import causal
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 1, reason="needs a GPU")]
 SEGMENTS = [1, 7, 130, 2, 64, 300]
@@ -14,7 +14,7 @@ SEGMENTS = [1, 7, 130, 2, 64, 300]
 def attend(tensors: list[torch.Tensor], dtype: torch.dtype, window: int | None) -> list[torch.Tensor]:
     """The output, and the gradients of its weighted sum; float64 takes the path of one call per segment."""
     q, k, v = (t.to(dtype).detach().requires_grad_(True) for t in tensors)
-    out, _ = packed_attention(torch.nn.Module(), q, k, v, None, segments=SEGMENTS, sliding_window=window)
+    out, _ = causal(torch.nn.Module(), q, k, v, None, segments=SEGMENTS, sliding_window=window)
     weights = torch.linspace(-1, 1, out.numel(), device=out.device, dtype=torch.float64).view(out.shape)
     (out.double() * weights).sum().backward()
     return [x.double() for x in (out, q.grad, k.grad, v.grad)]

@@ -9,7 +9,7 @@ from learner_cases import trajectory
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rayrl.learner import forward
-from rayrl.learner.attention import PACKED
+from rayrl.learner.attention import CAUSAL
 from rayrl.learner.forward import PolicyNet, build_inputs
 from rayrl.models import tiny
 from rayrl.models.heads import ValueNet
@@ -41,7 +41,7 @@ def test_logprobs_are_those_of_the_whole_model_on_each_sequence_alone(packed, te
     model = tiny.build_model(seed=1)
     ids, masks = sequences()
     expected = by_hand(model, ids, masks, temperature)
-    model.set_attn_implementation(PACKED if packed else "sdpa")
+    model.set_attn_implementation(CAUSAL if packed else "sdpa")
     found = PolicyNet(model, temperature=temperature)(build_inputs(ids, masks, packed=packed, device=CPU))
     for got, want in zip(found, expected, strict=True):
         assert torch.allclose(got.double(), want, atol=2e-5)
@@ -65,7 +65,7 @@ def test_packed_and_padded_gradients_agree():
     grads = []
     for packed in (False, True):
         model = tiny.build_model(seed=1)
-        model.set_attn_implementation(PACKED if packed else "sdpa")
+        model.set_attn_implementation(CAUSAL if packed else "sdpa")
         net = PolicyNet(model)
         logprobs, _ = net(build_inputs(ids, masks, packed=packed, device=CPU))
         (logprobs * torch.arange(len(logprobs))).sum().backward()
@@ -80,7 +80,7 @@ def test_sliding_windows_hold_in_packed_sequences():
     assert "sliding_attention" in model.config.layer_types
     ids, masks = sequences(seed=5)
     expected, _ = by_hand(model, ids, masks, 1.0)
-    model.set_attn_implementation(PACKED)
+    model.set_attn_implementation(CAUSAL)
     found, _ = PolicyNet(model)(build_inputs(ids, masks, packed=True, device=CPU))
     assert torch.allclose(found.double(), expected, atol=2e-5)
 
@@ -114,7 +114,7 @@ def test_an_action_without_a_prefix_is_refused():
 def test_a_rank_without_work_gets_a_pass_with_gradients_of_zero():
     for packed in (False, True):
         model = tiny.build_model(seed=1)
-        model.set_attn_implementation(PACKED if packed else "sdpa")
+        model.set_attn_implementation(CAUSAL if packed else "sdpa")
         net = PolicyNet(model)
         logprobs, entropies = net(build_inputs([], [], packed=packed, device=CPU))
         assert logprobs.shape == entropies.shape == (0,)
