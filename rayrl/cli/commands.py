@@ -182,11 +182,17 @@ def ps(arguments: Namespace) -> None:
     from rayrl.cli import show
     from rayrl.telemetry.events import find_runs
 
-    rows = [row for row in find_runs(arguments.folders) if row["alive"] or arguments.all]
+    if arguments.address:
+        from rayrl.runtime.live import jobs
+
+        found, table = jobs(arguments.address), show.jobs
+    else:
+        found, table = find_runs(arguments.folders), show.runs
+    rows = [row for row in found if row["alive"] or arguments.all]
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:
-        show.runs(rows)
+        table(rows)
 
 
 def compare(arguments: Namespace) -> int:

@@ -189,6 +189,7 @@ def _watch(sub: argparse._SubParsersAction) -> None:
 
 def _ps(sub: argparse._SubParsersAction) -> None:
     p = _add(sub, "ps", "list running runs", "Lists the runs that somebody runs right now; runs whose process is gone are told apart.")
+    p.add_argument("--address", default="", help="job server of a cluster, e.g. http://127.0.0.1:8265: lists its jobs instead")
     p.add_argument("folders", metavar="FOLDER", nargs="*", default=["runs"], help="folders with run folders in them (default: runs)")
     p.add_argument("--all", action="store_true", help="also those that have ended")
     p.add_argument("--json", action="store_true", help="print the list as JSON")

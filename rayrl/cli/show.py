@@ -117,6 +117,18 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
+def jobs(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per job of a cluster (`runtime.live.jobs`)."""
+    console = terminal()
+    if not rows:
+        console.print("no job is running there")
+        return
+    table = grid("job", "state", "started", "command")
+    for row in rows:
+        table.add_row(row["job"], row["state"], f"{row['age_s']:.0f} s ago", escape(row["command"]))
+    console.print(table)
+
+
 def method_rows() -> list[dict[str, Any]]:
     """The presets of ``algorithm.name`` as plain rows."""
     named = {recipe: str((read_layer(find_recipe(recipe)).data.get("algorithm") or {}).get("name")) for recipe in recipe_names()}

@@ -14,17 +14,17 @@ import numpy as np
 MicroBatches = list[list[int]]
 
 LAUNCH_TOKENS = 64
-"""Fixed cost of one more micro-batch, expressed in tokens of work: what a cut must save in padding to be worth making. On a CPU."""
-GPU_LAYER_S, GPU_FLOPS = 8e-4, 4e14
-"""What a layer's kernel launches take at least, forward and backward, and what a GPU computes per second while it is kept busy:
-orders of magnitude of an H100 or H200."""
+"""Fixed cost of one more micro-batch, expressed in tokens of work: what a cut must save in padding to be worth making. At least."""
+LAYER_S = {"cpu": 5e-3, "cuda": 8e-4}
+"""What a layer's kernel launches take at least, forward and backward, by kind of device."""
+FLOPS = {"cpu": 2e11, "cuda": 4e14}
+"""Floating-point operations per second of a device that is kept busy: the order of magnitude for two cores, an H100 or H200."""
 
 
 def launch_tokens(device: str, layers: int, parameters: int) -> int:
     """Tokens that a network of this size computes (6 floating-point operations each per parameter) while it waits for launches."""
-    if device == "cpu":
-        return LAUNCH_TOKENS
-    return max(LAUNCH_TOKENS, round(layers * GPU_LAYER_S * GPU_FLOPS / (6 * max(1, parameters))))
+    kind = "cpu" if device == "cpu" else "cuda"
+    return max(LAUNCH_TOKENS, round(layers * LAYER_S[kind] * FLOPS[kind] / (6 * max(1, parameters))))
 
 
 def plan(lengths: Sequence[int], budget: int, *, packed: bool, launch: int = LAUNCH_TOKENS) -> MicroBatches:

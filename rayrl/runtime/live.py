@@ -1,8 +1,10 @@
-"""What a running Ray cluster has, and what of it is free."""
+"""What a running Ray cluster has, what of it is free, and which jobs it runs."""
 
 from __future__ import annotations
 
 import os
+import time
+from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
@@ -10,6 +12,8 @@ from ray._private.state import available_resources_per_node
 from rayrl.config.fitting import Node
 from rayrl.config.schema import PlacementConfig
 from rayrl.errors import ConfigError, EnvironmentMissing
+
+_TOKEN = "A cluster that asks for a token needs RAY_AUTH_MODE=token and the token's file"
 
 
 def live_nodes(placement: PlacementConfig) -> list[Node]:
@@ -22,7 +26,7 @@ def live_nodes(placement: PlacementConfig) -> list[Node]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as e:
-            hint = "is it started, and reachable from here? A cluster that asks for a token needs RAY_AUTH_MODE=token and the token's file"
+            hint = f"is it started, and reachable from here? {_TOKEN}"
             raise EnvironmentMissing(f"no Ray cluster answers at {address}: {str(e).splitlines()[0]}", hint) from e
     try:
         return nodes()
@@ -38,6 +42,33 @@ def nodes() -> list[Node]:
         Node(n["NodeManagerAddress"], _public(n["Resources"]), _public(free.get(n["NodeID"], {})), n["NodeID"])
         for n in ray.nodes()
         if n["Alive"]
+    ]
+
+
+def jobs(address: str) -> list[dict[str, Any]]:
+    """The submitted jobs that the job server at ``address`` knows, newest first: id, state, seconds since the start, command.
+
+    Raises `EnvironmentMissing` without an answer.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        found = [job for job in JobSubmissionClient(address).list_jobs() if job.submission_id]
+    except (ConnectionError, RuntimeError) as e:
+        hint = (
+            "is it the address of the dashboard (port 8265)? A cluster that asks for a token needs RAY_AUTH_MODE=token and the token's file"
+        )
+        raise EnvironmentMissing(f"no job server answers at {address}: {str(e).splitlines()[0]}", hint) from e
+    found.sort(key=lambda job: job.start_time or 0, reverse=True)
+    return [
+        {
+            "job": job.submission_id,
+            "state": str(job.status.value).lower(),
+            "alive": not job.status.is_terminal(),
+            "age_s": time.time() - (job.start_time or 0) / 1000,
+            "command": job.entrypoint,
+        }
+        for job in found
     ]
 
 

@@ -3,10 +3,12 @@ across. `pytest -s -m slow tests/cluster` runs it and prints what crossed the wi
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -38,6 +40,11 @@ def submit(cluster, *words: str, **variables: str) -> subprocess.Popen:
     return subprocess.Popen(argv, env=cluster.env | variables, start_new_session=True, **options)
 
 
+def jobs_of(cluster, *words: str) -> str:
+    argv = cluster.command(0, [sys.executable, "-m", "rayrl", "ps", "--address", cluster.env["RAY_API_SERVER_ADDRESS"], *words])
+    return subprocess.run(argv, env=cluster.env, cwd=CHECKOUT, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
 def rows(folder: Path) -> list[dict]:
     file = folder / "metrics.jsonl"
     return [row for row in read_metrics(file) if "learner/loss" in row] if file.exists() else []
@@ -58,6 +65,9 @@ def test_a_job_trains_across_two_nodes_and_its_log_and_status_are_shown(cluster,
     log = job.communicate(timeout=30)[0]
     assert job.returncode == 0, log
     assert "6/6" in log and "SUCCEEDED" in log
+    listed = json.loads(jobs_of(cluster, "--all", "--json"))
+    assert listed[0]["state"] == "succeeded" and listed[0]["job"] in log and "train arithmetic_grpo" in listed[0]["command"]
+    assert "no job is running there" in jobs_of(cluster)
     steps = rows(folder)
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6] and all(row["sync/canary_gap_nats"] < 1e-4 for row in steps)
     if not cluster.wire:
