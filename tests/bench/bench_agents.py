@@ -11,16 +11,12 @@ as often as --repeats says, and medians are compared. What happens before the fi
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
+from agent_rate import WARMUP_S, frames_per_s
 from report import emit
-
-from rayrl.telemetry.jsonl import read_metrics
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "agents_peers"))
@@ -28,10 +24,8 @@ from run import measure  # noqa: E402
 
 TARGETS = {"oni": 1.4, "small": 1.7}
 """Smallest acceptable rate of rayrl as a multiple of the fastest peer's, by network."""
-WARMUP_S = 20.0
 PLAIN = ["agent.env=nethack_score", "agent.intrinsic.kind=none", "feedback.judge=none"]
 """The recipe without a judge."""
-QUIET = ["telemetry.wandb=off", "telemetry.report=false", "evaluation.enabled=false", "checkpoint.export=false"]
 
 
 def main() -> None:
@@ -55,32 +49,8 @@ def main() -> None:
 
 
 def rayrl(size: str, seconds: float, overrides: list[str]) -> float:
-    """Trained frames per second of `conf/recipes/oni_nethack.yaml` without a judge; the run is ended by Ctrl-C when it was long enough."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "run"
-        settings = [f"run.dir={folder}", "run.steps=1000000", f"agent.network.size={size}", *PLAIN, *QUIET, *overrides]
-        process = subprocess.Popen([sys.executable, "-m", "rayrl", "train", "oni_nethack", *settings], stdout=subprocess.DEVNULL)
-        limit = time.monotonic() + 5 * (seconds + WARMUP_S) + 300
-        try:
-            while process.poll() is None and time.monotonic() < limit:
-                time.sleep(1.0)
-                counted = _counted(folder)
-                if counted and counted[-1]["time"] - counted[0]["time"] >= seconds:
-                    break
-            else:
-                raise RuntimeError(f"rayrl ended with {process.poll()}, or did not train for {seconds:.0f} s")
-        finally:
-            process.terminate()
-            process.wait(timeout=120)
-        frames = counted[-1]["agent/frames"] - counted[0]["agent/frames"]
-        return frames / (counted[-1]["time"] - counted[0]["time"])
-
-
-def _counted(folder: Path) -> list[dict]:
-    """Metrics of the steps after the warm-up."""
-    file = folder / "metrics.jsonl"
-    rows = [row for row in read_metrics(file) if "agent/frames" in row] if file.exists() else []
-    return [row for row in rows if row["time"] - rows[0]["time"] >= WARMUP_S]
+    """`conf/recipes/oni_nethack.yaml` without a judge."""
+    return frames_per_s("oni_nethack", seconds, f"agent.network.size={size}", *PLAIN, *overrides)
 
 
 if __name__ == "__main__":
