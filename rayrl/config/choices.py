@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rewards.on_failure": ("drop", "fallback", "rescore"),
     "reward_models.*.network": ("transformer", "char_cnn"),
     "reward_models.*.ties": ("half", "davidson"),
-    "reward_models.*.objective": ("ranking", "classification", "regression", "gaussian"),
+    "reward_models.*.objective": ("ranking", "plackett_luce", "classification", "regression", "gaussian"),
     "reward_models.*.choose": ("uncertainty", "random"),
     "feedback.judge": ("none", "http", "vllm", "replay"),
     "feedback.engine.engine": ("auto", "vllm", "torch", "fake"),
@@ -123,7 +123,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(
         (f"reward_models.*.{name}" for name in ("updates_per_arrival", "capacity", "questions_per_group", "cpu_threads")), _COUNT
     ),
-    **dict.fromkeys((f"reward_models.*.{name}" for name in ("centring", "weight_decay", "grad_clip", "gpus")), _NOT_NEGATIVE),
+    **dict.fromkeys((f"reward_models.*.{name}" for name in ("centring", "huber", "weight_decay", "grad_clip", "gpus")), _NOT_NEGATIVE),
     "reward_models.*.warmup_updates": _NOT_NEGATIVE,
     **dict.fromkeys(("reward_models.*.lr", "rewards.deadline_s"), _POSITIVE),
     **dict.fromkeys(("reward_models.*.validation_share", "reward_models.*.dropout"), _BELOW_ONE),

@@ -122,8 +122,15 @@ def _model_problems(config: Config) -> Iterator[str]:
             yield f"{key}.max_length {model.max_length} is less than model.max_length {config.model.max_length}: raise it"
         if model.ties != "half" and model.objective != "ranking":
             yield f"{key}.ties is {model.ties} and {key}.objective is {model.objective}: only a ranking has ties; set {key}.ties=half"
-        if model.listwise and (model.objective != "ranking" or model.questions_per_group < 2):
-            yield f"{key}.listwise needs {key}.objective=ranking and {key}.questions_per_group of 2 or more: a list has two samples"
+        if model.listwise and (model.objective not in ("ranking", "plackett_luce") or model.questions_per_group < 2):
+            yield (
+                f"{key}.listwise needs {key}.objective ranking or plackett_luce, and {key}.questions_per_group of 2 or more: a list has "
+                "two samples"
+            )
+        if model.online and model.objective == "plackett_luce" and not model.listwise:
+            yield f"{key}.objective plackett_luce learns from ranked lists: set {key}.listwise=true, or take objective ranking for pairs"
+        if model.huber and model.objective != "regression":
+            yield f"{key}.huber is {model.huber:g} and {key}.objective is {model.objective}: only a regression has it; set {key}.huber=0"
         most = config.batch.groups_per_step * model.questions_per_group
         if model.online and not model.listwise and model.min_labels > most:
             yield (

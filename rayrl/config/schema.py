@@ -374,14 +374,16 @@ class RewardModelConfig:
     path: str | None = None
     """Checkpoint that the transformer starts from: a language model or a saved reward model; null takes model.path."""
     objective: str = "ranking"
-    """ranking (pairs, Bradley-Terry), classification (classes, cross entropy), regression (scores, squared error) or gaussian (scores,
-    a mean and a standard deviation per head)."""
+    """ranking (pairs, Bradley-Terry), plackett_luce (ranked lists as a whole), classification (classes, cross entropy), regression
+    (scores, squared error or Huber's) or gaussian (scores, a mean and a standard deviation per head)."""
     classes: int = 2
     """Classes of a classification; a text's score is the probability of the last one."""
     class_balance: bool = False
     """Weigh each class by the inverse of its share (classification)."""
     centring: float = 0.001
-    """Weight of the mean squared score, which keeps scores near 0 (ranking)."""
+    """Weight of the mean squared score, which keeps scores near 0 (ranking, plackett_luce)."""
+    huber: float = 0.0
+    """Distance beyond which an error counts linearly (regression); 0 squares all."""
     ties: str = "half"
     """What a tie is (ranking): half (of a victory for each) or davidson (an outcome of its own, as likely as this judge likes ties)."""
     heads: int = 1
@@ -418,7 +420,8 @@ class RewardModelConfig:
     questions_per_group: int = 2
     """Questions asked about one group of samples: pairs (ranking), else single samples."""
     listwise: bool = False
-    """Ask one ranking of up to `questions_per_group` samples instead of pairs (objective ranking, template of kind ranking)."""
+    """Ask one ranking of up to `questions_per_group` samples (template of kind ranking) instead of pairs: fitted to as all comparisons
+    that it implies (objective ranking) or as a whole (plackett_luce)."""
     choose: str = "uncertainty"
     """Which are asked: uncertainty (those that the model is least sure about) or random."""
     normalize: bool = True

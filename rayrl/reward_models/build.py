@@ -22,7 +22,12 @@ def build_fitter(settings: RewardModelConfig, model: ModelConfig, *, seed: int =
     Raises `ModelError` for a checkpoint that cannot be loaded, `ConfigError` for a network or objective that does not exist.
     """
     objective = objectives.build(
-        settings.objective, classes=settings.classes, class_balance=settings.class_balance, centring=settings.centring, ties=settings.ties
+        settings.objective,
+        classes=settings.classes,
+        class_balance=settings.class_balance,
+        centring=settings.centring,
+        ties=settings.ties,
+        huber=settings.huber,
     )
     return Fitter(build_network(settings, model, objective.width * settings.heads, seed), objective, settings, seed=seed, device=device)
 

@@ -1,4 +1,4 @@
-"""What a reward model learns from: labelled texts and compared pairs, in a bounded set that splits itself by content.
+"""What a reward model learns from: labelled texts, compared pairs and ranked lists, in a bounded set that splits itself by content.
 
 Whether an example is for training or for validation follows from a hash of what it is about, not from when it came: the split
 is the same after a restart, in another process, and whichever label arrives first.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +56,25 @@ class Pair:
         return _digest("\x00".join(sorted((self.first, self.second))))
 
 
-Example = Label | Pair
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Two or more different texts, the best first. Raises `ValueError` for fewer, or equal ones."""
+
+    texts: tuple[str, ...]
+    weight: float = 1.0
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if len(set(self.texts)) != len(self.texts) or len(self.texts) < 2:
+            raise ValueError(f"a ranking of {len(self.texts)} texts, {len(set(self.texts))} of them different")
+
+    @property
+    def key(self) -> int:
+        """uint64 content hash, the same in whatever order the texts are ranked."""
+        return _digest("\x00".join(sorted(self.texts)))
+
+
+Example = Label | Pair | Ranked
 
 
 def _digest(text: str, seed: int = 0) -> int:
@@ -130,12 +149,9 @@ class ExampleSet:
 
     def save(self, file: Path) -> None:
         """All examples in their order, as Parquet."""
-        rows = [
-            (e.first, e.second, e.preference, e.weight, e.group) if isinstance(e, Pair) else (e.text, None, e.value, e.weight, e.group)
-            for e in self
-        ]
-        names = ("text", "other", "value", "weight", "group")
-        types = (pa.string(), pa.string(), pa.float64(), pa.float64(), pa.string())
+        rows = [_row(e) for e in self]
+        names = ("text", "other", "ranked", "value", "weight", "group")
+        types = (pa.string(), pa.string(), pa.list_(pa.string()), pa.float64(), pa.float64(), pa.string())
         columns = [pa.array([row[i] for row in rows], kind) for i, kind in enumerate(types)]
         pq.write_table(pa.table(dict(zip(names, columns, strict=True))), file, compression="zstd")
 
@@ -143,6 +159,23 @@ class ExampleSet:
         """Replaces the content by that of `save`."""
         self._examples, self._split, self._groups = {}, None, None
         for row in pq.read_table(file).to_pylist():
-            rest = (row["value"], row["weight"], row["group"])
-            example = Label(row["text"], *rest) if row["other"] is None else Pair(row["text"], row["other"], *rest)
+            example = _example(row)
             self._examples[example.key] = example
+
+
+def _row(e: Example) -> tuple[Any, ...]:
+    own: tuple[Any, ...]
+    if isinstance(e, Pair):
+        own = (e.first, e.second, None, e.preference)
+    elif isinstance(e, Ranked):
+        own = (None, None, list(e.texts), None)
+    else:
+        own = (e.text, None, None, e.value)
+    return *own, e.weight, e.group
+
+
+def _example(row: dict[str, Any]) -> Example:
+    if row["ranked"] is not None:
+        return Ranked(tuple(row["ranked"]), row["weight"], row["group"])
+    rest = (row["value"], row["weight"], row["group"])
+    return Label(row["text"], *rest) if row["other"] is None else Pair(row["text"], row["other"], *rest)

@@ -9,6 +9,7 @@ Legend of shapes: ``B`` examples, ``N`` texts, ``H`` heads, ``C`` classes, ``O``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from rayrl.errors import ConfigError
 from rayrl.reward_models import calibration, losses
-from rayrl.reward_models.examples import Example, Label, Pair
+from rayrl.reward_models.examples import Example, Label, Pair, Ranked
 from rayrl.reward_models.losses import LossSum
 from rayrl.types import FloatArray
 
@@ -26,7 +27,7 @@ class Objective(Protocol):
     width: int
     """Outputs per head."""
     example: type
-    """`Label` or `Pair`."""
+    """`Label`, `Pair` or `Ranked`."""
     parameters: Sequence[nn.Parameter]
     """What is fitted beside the network."""
 
@@ -97,6 +98,54 @@ class Ranking:
         return scores[both[:, 0]], scores[both[:, 1]]
 
 
+class PlackettLuce:
+    """Scores from ranked lists, by the likelihood of the whole order."""
+
+    width, example, parameters = 1, Ranked, ()
+
+    def __init__(self, centring: float = 0.0) -> None:
+        """``centring``: weight of the mean squared score."""
+        self._centring = centring
+
+    def texts(self, examples: Sequence[Example]) -> list[str]:
+        """Each text once, however many lists it is in."""
+        return list(dict.fromkeys(text for e in examples for text in e.texts))
+
+    def loss(self, outputs: Tensor, examples: Sequence[Example], weights: Tensor) -> LossSum:
+        scores, order = self._lists(outputs.squeeze(-1), examples)
+        heads = scores.shape[-1]
+        flat = scores.permute(0, 2, 1).flatten(0, 1)
+        loss = losses.plackett_luce(flat, order.repeat_interleave(heads, 0), weights.reshape(-1))
+        if self._centring:
+            listed = (order >= 0).to(scores.dtype)
+            squares = (scores.square() * listed[..., None]).sum(1) / listed.sum(1, keepdim=True)
+            loss = loss._replace(sum=loss.sum + self._centring * (squares * weights).sum())
+        return loss
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(-1)
+
+    def evaluate(self, outputs: Tensor, examples: Sequence[Example]) -> dict[str, float]:
+        """``accuracy`` and ``calibration_error`` are of the comparisons that the lists imply."""
+        scores, order = self._lists(outputs.squeeze(-1).mean(1, keepdim=True), examples)
+        margins = [scores[i, a, 0] - scores[i, b, 0] for i, e in enumerate(examples) for a, b in combinations(range(len(e.texts)), 2)]
+        margin = torch.stack(margins).double().cpu().numpy()
+        return {
+            "loss": losses.plackett_luce(scores[..., 0], order).mean.item(),
+            "accuracy": calibration.pair_accuracy(margin, np.ones_like(margin)),
+            "calibration_error": calibration.reliability(1 / (1 + np.exp(-margin)), np.ones_like(margin)).expected_error,
+        }
+
+    def _lists(self, scores: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Scores [B, K, H] of every list, best first, and int64[B, K] its places: 0, 1, ... and -1 where a list is shorter."""
+        place = {text: i for i, text in enumerate(self.texts(examples))}
+        longest = max(len(e.texts) for e in examples)
+        rows = [[place[text] for text in e.texts] + [-1] * (longest - len(e.texts)) for e in examples]
+        index = torch.tensor(rows, device=scores.device)
+        order = torch.where(index >= 0, torch.arange(longest, device=scores.device), -1)
+        return scores[index.clamp_min(0)], order
+
+
 class Classification:
     """Classes by cross entropy. The score of a text is the probability of the last class (for two classes: of class 1)."""
 
@@ -143,13 +192,17 @@ class Regression:
 
     width, example, parameters = 1, Label, ()
 
+    def __init__(self, huber: float = 0.0) -> None:
+        """``huber``: distance beyond which an error counts linearly, so that a judge's wild answers pull less; 0 squares them all."""
+        self._huber = huber or None
+
     def texts(self, examples: Sequence[Example]) -> list[str]:
         return [e.text for e in examples]
 
     def loss(self, outputs: Tensor, examples: Sequence[Example], weights: Tensor) -> LossSum:
         targets = torch.tensor([e.value for e in examples], dtype=outputs.dtype, device=outputs.device)
         predicted = outputs.squeeze(-1)
-        return losses.regression(predicted, targets[:, None].expand_as(predicted), weights)
+        return losses.regression(predicted, targets[:, None].expand_as(predicted), weights, huber=self._huber)
 
     def scores(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(-1)
@@ -184,20 +237,27 @@ class Gaussian(Regression):
 
 OBJECTIVES: Mapping[str, type] = {
     "ranking": Ranking,
+    "plackett_luce": PlackettLuce,
     "classification": Classification,
     "regression": Regression,
     "gaussian": Gaussian,
 }
 
 
-def build(name: str, *, classes: int = 2, class_balance: bool = False, centring: float = 0.0, ties: str = "half") -> Objective:
+def build(
+    name: str, *, classes: int = 2, class_balance: bool = False, centring: float = 0.0, ties: str = "half", huber: float = 0.0
+) -> Objective:
     """Raises `ConfigError` for an objective that does not exist."""
     if name == "ranking":
         return Ranking(centring, ties)
     if name == "classification":
         return Classification(classes, class_balance)
-    if name in ("regression", "gaussian"):
-        return OBJECTIVES[name]()
+    if name == "plackett_luce":
+        return PlackettLuce(centring)
+    if name == "regression":
+        return Regression(huber)
+    if name == "gaussian":
+        return Gaussian()
     raise ConfigError(f"objective {name!r} does not exist", f"choose one of {', '.join(OBJECTIVES)}")
 
 

@@ -26,7 +26,7 @@ from rayrl.annotations import Annotation, Question, QuestionKind
 from rayrl.config.schema import RewardComponent, RewardModelConfig
 from rayrl.errors import DeadlineExceeded, RoleFailed
 from rayrl.protocols import Annotator, ReplayBuffer, Store
-from rayrl.reward_models.examples import Example, Label, Pair
+from rayrl.reward_models.examples import Example, Label, Pair, Ranked
 from rayrl.reward_models.fitter import Fitter
 from rayrl.reward_models.questions import choose_pairs, choose_singles
 from rayrl.scoring import Leased, ScoringJob
@@ -267,14 +267,18 @@ def full_text(trajectory: Trajectory) -> str:
 
 
 def to_examples(annotation: Annotation) -> list[Example]:
-    """A label as something to learn from. A ranking is all the comparisons that it implies; rated steps teach no reward model."""
+    """A label as something to learn from. A ranking is one as a whole, and all the comparisons that it implies; rated steps teach no
+    reward model."""
     question, context = annotation.question, annotation.question.context
     texts = [context + text for text in question.texts]
     if annotation.kind is QuestionKind.PAIR:
         return [Pair(texts[0], texts[1], annotation.label, group=context)] if texts[0] != texts[1] else []
     if annotation.kind is QuestionKind.RANKING:
-        ranked = combinations(sorted(zip(annotation.values, texts, strict=True)), 2)
-        return [Pair(better, worse, 1.0, group=context) for (_, better), (_, worse) in ranked]
+        order = [text for _, text in sorted(zip(annotation.values, texts, strict=True))]
+        if len(set(order)) != len(order):
+            return []
+        implied: list[Example] = [Pair(better, worse, 1.0, group=context) for better, worse in combinations(order, 2)]
+        return [*implied, Ranked(tuple(order), group=context)]
     if annotation.kind in (QuestionKind.SCORE, QuestionKind.CLASS):
         return [Label(texts[0], annotation.label, group=context)]
     return []
