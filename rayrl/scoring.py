@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,8 @@ class ScoringJob:
         self._worker, self._job, self._buffer, self._store = worker, job, buffer, store
         self._components, self._failure, self._fetch_s = tuple(components), failure, fetch_s
         self.busy_s = self.waited_s = 0.0
+        self.rescored = 0
+        """Groups that were scored again before a batch took them."""
         self._groups = self._scored = 0
         self._failed: Counter[str] = Counter()
 
@@ -75,6 +77,16 @@ class ScoringJob:
                 self._scored += 1
             else:
                 self._failed[record.error.partition(":")[0]] += 1
+
+    def revise(self, score: Callable[[Sequence[Trajectory]], list[list[RewardRecord]]], groups: Sequence[Leased]) -> list[Leased]:
+        """Scores again those of ``groups``, answered before, that no batch holds yet; returns them. The others need no score any more."""
+        ready = set(self._buffer.still_ready([group.ordinal for group in groups]))
+        waiting = [group for group in groups if group.ordinal in ready]
+        if waiting:
+            records = iter(score([t for group in waiting for t in group.trajectories]))
+            revised = self._buffer.revise_rewards({g.ordinal: [next(records) for _ in g.trajectories] for g in waiting})
+            self.rescored += len(revised)
+        return waiting
 
     def stats(self) -> dict[str, Any]:
         """Seconds ``busy_s`` and ``waited_s``; ``groups``; records ``scored`` and ``failed``, ``failed_by_reason``; and ``rss_bytes``."""

@@ -18,7 +18,7 @@ from rayrl.buffer.held import Held
 from rayrl.buffer.ledger import Ledger
 from rayrl.buffer.outcomes import OutcomeLog
 from rayrl.buffer.ready import Priority, ReadySet, reward_spread
-from rayrl.buffer.scoring import Records, RewardRules, ScoringDesk
+from rayrl.buffer.scoring import Records, RewardRules, ScoringDesk, revised
 from rayrl.config.schema import BufferConfig
 from rayrl.errors import ConfigError
 from rayrl.types import GroupInfo, LearnBatch, OrdinalState, PromptTask, ScoredGroup
@@ -138,6 +138,27 @@ class BufferCore:
             finished = self.desk.answer(scorer, ordinal, records)
             if finished is not None:
                 self._finish_scoring(*finished)
+
+    def revise_rewards(self, rewards: Mapping[int, Records]) -> list[int]:
+        """Later records of components that have answered already, for groups that no batch holds yet; returns the ordinals revised.
+
+        Rewards are computed anew, and a group may be dropped for them. Groups that wait for a score, are with the learner, or gone,
+        are ignored. Raises `ValueError` when the number of lists is not the number of samples.
+        """
+        done = []
+        for ordinal, newer in rewards.items():
+            if ordinal not in self.ready:
+                continue
+            records = revised(self._records[ordinal], newer)
+            verdict = self.rules.apply(self._infos[ordinal], records)
+            self.ready.discard(ordinal)
+            self._settle(records, *verdict)
+            done.append(ordinal)
+        return done
+
+    def still_ready(self, ordinals: Iterable[int]) -> list[int]:
+        """Those that are scored and in no batch yet."""
+        return [ordinal for ordinal in ordinals if ordinal in self.ready]
 
     def still_unscored(self, ordinals: Iterable[int]) -> list[int]:
         """Those that still wait for a score."""

@@ -81,6 +81,14 @@ class RewardRules:
         return group, self.group_filter(rewards, kept) if self.group_filter else None, failures
 
 
+def revised(records: Records, newer: Records) -> Records:
+    """``newer`` in place of all records of its components. Raises `ValueError` when the number of lists is not the number of samples."""
+    if len(newer) != len(records):
+        raise ValueError(f"{len(newer)} lists of revised records for {len(records)} samples")
+    names = {record.component for sample in newer for record in sample}
+    return [[*(r for r in old if r.component not in names), *new] for old, new in zip(records, newer, strict=True)]
+
+
 @dataclass(slots=True)
 class _Waiting:
     info: GroupInfo

@@ -120,6 +120,18 @@ class BufferService:
             self._core.put_rewards(scorer, rewards)
             self._note(True)
 
+    def revise_rewards(self, rewards: Mapping[int, Records]) -> list[int]:
+        """See `BufferCore.revise_rewards`."""
+        with self._changed:
+            revised = self._core.revise_rewards(rewards)
+            self._note(bool(revised))
+            return revised
+
+    def still_ready(self, ordinals: Sequence[int]) -> list[int]:
+        """Those that are scored and in no batch yet: what can be revised."""
+        with self._changed:
+            return self._core.still_ready(ordinals)
+
     def still_unscored(self, ordinals: Sequence[int]) -> list[int]:
         """Those that still wait for a score: the others were dropped, or answered by somebody else."""
         with self._changed:

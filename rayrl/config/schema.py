@@ -411,6 +411,8 @@ class RewardModelConfig:
     fit_before_scoring: bool = False
     """Make the steps that are owed before new samples are scored. It costs time, and keeps a policy from outrunning the model of what
     is wanted: one that learns faster than its reward model learns to fool it."""
+    rescore: bool = False
+    """Score samples that wait in the buffer again whenever the model has learned, so that a batch is rewarded by the newest version."""
     capacity: int = 25000
     """Labels kept; beyond it the oldest go."""
     validation_share: float = 0.1

@@ -37,6 +37,8 @@ _SLICE = 4
 """Gradient steps between two looks at what waits to be scored."""
 _LABELS_AT_ONCE = 1000
 _SAVE_EVERY_S = 20.0
+_RESCORED = 256
+"""Groups remembered after they were scored: more than wait for a batch under any sensible staleness."""
 _STATE = "worker.json"
 
 
@@ -79,6 +81,8 @@ class RewardModelWorker:
         self._lock = threading.Lock()
         """Guards the fitter, the cursor and the counters that are saved."""
         self._cursor = self._asked = self._labels = 0
+        self._given: list[Leased] = []
+        """Groups handed in that may be scored again."""
         self._stopping = threading.Event()
         self._saved_at, self._saved_version = time.monotonic(), 0
         if folder is not None and (folder / _STATE).is_file():
@@ -95,6 +99,8 @@ class RewardModelWorker:
             due = self._fitter.updates + self._fitter.pending if self._settings.fit_before_scoring else 0
             held += [_Held(group.ordinal, group.trajectories, group.since, due) for group in groups]
             learned = self._learn()
+            if learned and self._settings.rescore and not self._fitter.owed:
+                self._rescore()
             held = self._deliver(held)
             if groups or learned:
                 self._job.busy_s += time.monotonic() - leased
@@ -136,7 +142,12 @@ class RewardModelWorker:
 
     def stats(self) -> dict[str, Any]:
         """See `ScoringJob.stats`; and ``model``: the fitter's metrics."""
-        model = self._fitter.metrics() | {"asked": float(self._asked), "arrived": float(self._labels), "owed": float(self._fitter.owed)}
+        model = self._fitter.metrics() | {
+            "asked": float(self._asked),
+            "arrived": float(self._labels),
+            "owed": float(self._fitter.owed),
+            "rescored": float(self._job.rescored),
+        }
         return self._job.stats() | {"model": model}
 
     # ---- learning
@@ -214,10 +225,16 @@ class RewardModelWorker:
             with self._lock:
                 records = iter(self._records(trajectories, update=True))
             self._job.put({group.ordinal: [next(records) for _ in group.trajectories] for group in ready})
+            if self._settings.rescore:
+                self._given = [*self._given, *ready][-_RESCORED:]
             return [group for group in held if group not in ready]
         error = f"not ready: no version within {self._deadline_s:g} s ({len(self._fitter.examples)} labels)"
         self._job.put({group.ordinal: [self._job.failures(error) for _ in group.trajectories] for group in late})
         return [group for group in held if group not in late]
+
+    def _rescore(self) -> None:
+        """The model learned: what waits for a batch is rewarded by what it knows now."""
+        self._given = self._job.revise(self.score, self._given)
 
     def _records(self, trajectories: Sequence[Trajectory], update: bool) -> list[list[RewardRecord]]:
         if not self._usable:

@@ -199,3 +199,31 @@ def test_without_rescore_the_batch_waits_for_the_score_that_would_come_too_late(
     core.lease_unscored("judge", "verifiers", 10, now=0.0)
     core.put_rewards("judge", {1: make.records(0.0, 1.0)})
     assert core.select(0, 1, 1) is None
+
+
+def test_what_waits_is_rewarded_anew_and_what_a_batch_holds_is_not(make):
+    core = make.core(rules=make.rules({"exact": 1.0, "style": 1.0}), jobs=("verifiers", "model"), max_staleness=4)
+    core.admit(make.tasks(0, 1, 2))
+    core.lease_prompts("maker", 0, 3, now=0.0)
+    core.put_groups("maker", [make.group(o) for o in (0, 1)])
+    for scorer, job, component in (("grader", "verifiers", "exact"), ("m", "model", "style")):
+        leased = core.lease_unscored(scorer, job, 2, now=0.0)
+        core.put_rewards(scorer, {g.ordinal: make.records(1.0, 2.0, component=component) for g in leased})
+    batch = core.select(0, 0, 1)
+    assert batch.ordinals == [0] and core.still_ready([0, 1, 2]) == [1]
+    newer = {o: make.records(7.0, None, component="style") for o in (0, 1, 2)}
+    assert core.revise_rewards(newer) == [1], "0 is with the learner and 2 is not generated yet"
+    (group,) = core.select(1, 1, 1).groups
+    np.testing.assert_allclose(group.rewards, [8.0, 0.0])
+    assert group.kept.tolist() == [True, False], "a revised score that failed is no number either"
+    np.testing.assert_allclose(batch.groups[0].rewards, [2.0, 4.0])
+
+
+def test_a_group_that_revised_rewards_make_useless_is_dropped(make):
+    same = lambda rewards, kept: "zero_variance" if rewards.std() == 0 else None
+    core = make.core(rules=make.rules(group_filter=same))
+    make.ready(core, 0, 1)
+    with pytest.raises(ValueError, match="1 lists"):
+        core.revise_rewards({0: make.records(1.0)})
+    assert core.revise_rewards({0: make.records(3.0, 3.0)}) == [0]
+    assert core.still_ready([0, 1]) == [1] and core.ledger.dropped_by == {"zero_variance": 1}

@@ -51,6 +51,13 @@ class ScriptedBuffer:
         if len(self.rewards) == len(self.payloads):
             self.answered.set()
 
+    def still_ready(self, ordinals):
+        return [o for o in ordinals if o in self.rewards and o not in self.gone]
+
+    def revise_rewards(self, rewards):
+        self.rewards |= rewards
+        return list(rewards)
+
     def still_unscored(self, ordinals):
         return [o for o in ordinals if o not in self.gone]
 

@@ -231,3 +231,20 @@ def test_an_annotator_that_is_restarting_is_survived(broken):
     made.stop()
     thread.join(5)
     assert not thread.is_alive() and made.stats()["failed"] == 0
+
+
+def test_what_waits_for_a_batch_is_scored_again_by_every_newer_version():
+    settings = replace(SETTINGS, rescore=True)
+    buffer, annotator = ScriptedBuffer(groups(24)), ScriptedAnnotator(prefers_a)
+    made = worker(buffer, annotator, settings)
+    run(made, buffer.answered)
+    buffer.gone = {0, 1}
+    before = {o: samples[0][0].producer_version for o, samples in buffer.rewards.items()}
+    made._fitter.owed = 4
+    made._learn()
+    made._rescore()
+    after = {o: samples[0][0].producer_version for o, samples in buffer.rewards.items()}
+    assert {o for o in after if after[o] != str(made._fitter.version)} == {0, 1} and before[0] == after[0]
+    assert made.stats()["model"]["rescored"] >= 22
+    plain = worker(ScriptedBuffer(groups(4)), ScriptedAnnotator(prefers_a))
+    assert not plain._given
