@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rayrl import agent_assembly
 from rayrl.agent_view import AgentView
 from rayrl.agent_workload import TicketWorkload
@@ -38,7 +40,7 @@ from rayrl.rollout.select import choose_engine
 from rayrl.runtime.contract import Handle, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, Ranks
 from rayrl.runtime.single import Single
-from rayrl.types import Prompt
+from rayrl.types import IntArray, Prompt
 from rayrl.views import LanguageView, View
 from rayrl.workload import PromptWorkload, Workload
 
@@ -109,10 +111,18 @@ class Roles:
 
 
 def start_runtime(config: Config, log_dir: Path) -> tuple[Runtime, dict[str, RoleResources], str]:
-    """Ray with the bundles that the configuration asks for, and what each role gets of them, and the placement mode that this is."""
+    """Ray with the bundles that the configuration asks for, and what each role gets of them, and the placement mode that this is.
+
+    Or, with ``placement.runtime`` in_process, this process and its threads.
+    """
+    machine = inspect_machine()
+    if config.placement.runtime == "in_process":
+        from rayrl.runtime.local import LocalRuntime
+
+        here = role_resources(config, len(machine.cores), 0, cores=None)
+        return LocalRuntime(config.deadlines.call_s), {role.name: role for role in here}, "cpu"
     from rayrl.runtime.ray_runtime import RayRuntime
 
-    machine = inspect_machine()
     found = run_resources(config.placement, len(machine.cores), len(machine.gpus))
     roles = role_resources(config, found.cpus, found.gpus, cores=None if found.declared else machine.cores)
     resources = {role.name: role for role in roles}
@@ -253,6 +263,7 @@ def build_rollout(config: Config, store: Store, name: str, index: int, buffer: R
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
         env_factory=_environment(config),
+        given=_given(config, tokenizer),
         max_turns=config.rollout.max_turns,
         max_length=config.model.max_length,
         max_running=config.rollout.max_running,
@@ -315,6 +326,16 @@ def _environment(config: Config) -> Callable[[Prompt], TextEnv] | None:
 
     env, args = load_env(config.rollout.env), config.rollout.env_args
     return lambda prompt: env(prompt, **args)
+
+
+def _given(config: Config, tokenizer: Any) -> Callable[[Prompt], list[IntArray]] | None:
+    """Completions of a prompt as ids that end as a sampled answer ends."""
+    name = config.data.completions_field
+    if name is None:
+        return None
+    end = [tokenizer.eos_token_id]
+    ids = lambda text: np.array(tokenizer(text, add_special_tokens=False)["input_ids"] + end, np.int32)
+    return lambda prompt: [ids(text) for text in prompt.metadata.get(name, ())]
 
 
 def _specs(

@@ -1,5 +1,7 @@
 """Recipes side by side under one budget of sampled tokens: a table and a picture of means and spreads over seeds.
 
+An arm is a recipe with settings of its own; `rayrl compare` makes one of each recipe, `study` one of each cell of a table.
+
 Every run is a process of its own (`python -m rayrl train`), one after the other, so that nothing of one run touches another. A run
 that is finished in the output folder is not repeated: a comparison that was interrupted goes on where it stopped.
 """
@@ -22,8 +24,18 @@ from rayrl.errors import ConfigError
 from rayrl.telemetry.jsonl import read_metrics
 
 RESULT, TABLE, PICTURE = "result.json", "comparison.json", "comparison.png"
+_EXAM = "eval/"
 _GRID = 40
 """Points of a curve in the picture."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared with others."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class Outcome:
     """One finished run. Curves run over its steps."""
 
     recipe: str
+    """Name of its arm."""
     seed: int
     before: float
     after: float
@@ -38,7 +51,11 @@ class Outcome:
     tokens: int
     """Action tokens sampled, evaluations included."""
     wall_s: float
+    labels: int
+    """Answers that were scored to be trained on."""
     steps: int
+    exams: tuple[Mapping[str, float], Mapping[str, float]]
+    """All that was measured on held-out prompts before the first and after the last step, without the prefix ``eval/``."""
     rewards: Mapping[str, float]
     """Mean of each reward component over the last tenth of the steps."""
     at_tokens: Sequence[int]
@@ -53,6 +70,7 @@ class Row:
     """One recipe over its seeds: means, and sample standard deviations (0 for one seed)."""
 
     recipe: str
+    """Name of the arm."""
     runs: int
     failed: int
     before: float
@@ -61,12 +79,16 @@ class Row:
     reward: float
     """Mean aggregated reward at the end."""
     tokens: float
+    labels: float
     wall_s: float
     rewards: Mapping[str, float]
+    exams: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+    by_seed: tuple[float, ...] = ()
+    """``after`` of each run."""
 
 
 def compare(
-    recipes: Sequence[str],
+    arms: Sequence[Arm],
     *,
     seeds: int,
     tokens: int,
@@ -76,28 +98,29 @@ def compare(
     limit_s: float = 7200.0,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Runs every recipe with the seeds 0 … seeds-1 until ``tokens`` are sampled; writes `TABLE` and `PICTURE` into ``out``.
+    """Runs every arm with the seeds 0 … seeds-1 until ``tokens`` are sampled; writes `TABLE` and `PICTURE` into ``out``.
 
-    ``limit_s``: longest one run may take. Raises `ConfigError` before anything starts for a recipe that cannot run, or that is named
-    twice. A run that fails is counted in its row and its last words are said.
+    ``overrides`` are of all arms and come first. ``limit_s``: longest one run may take. Raises `ConfigError` before anything starts
+    for an arm that cannot run, or that is named twice. A run that fails is counted in its row and its last words are said.
     """
-    if len(set(recipes)) != len(recipes):
-        raise ConfigError(f"a recipe is named twice in {', '.join(recipes)}", "name each once; --seeds repeats it")
-    for recipe in recipes:
-        load(recipe, [*overrides, f"run.tokens={tokens}"], profile=profile)
+    names = [arm.name for arm in arms]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"a recipe is named twice in {', '.join(names)}", "name each once; --seeds repeats it")
+    for arm in arms:
+        load(arm.recipe, [*overrides, *arm.overrides, f"run.tokens={tokens}"], profile=profile)
     out.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
-    failed = dict.fromkeys(recipes, 0)
-    for seed in range(seeds):  # seed by seed, so that an early look sees all recipes
-        for recipe in recipes:
-            folder = out / recipe.replace("/", "_") / f"seed-{seed}"
-            found = _finished(folder, tokens) or _run(recipe, seed, tokens, folder, overrides, profile, limit_s, say)
+    failed = dict.fromkeys(names, 0)
+    for seed in range(seeds):  # seed by seed, so that an early look sees all of them
+        for arm in arms:
+            own = [*overrides, *arm.overrides, f"run.seed={seed}", f"run.tokens={tokens}"]
+            found = _outcome_of(arm, seed, own, out / arm.name.replace("/", "_").replace(" ", "_") / f"seed-{seed}", profile, limit_s, say)
             if found is None:
-                failed[recipe] += 1
+                failed[arm.name] += 1
             else:
                 outcomes.append(found)
-                say(f"{recipe}, seed {seed}: {found.before:.1%} -> {found.after:.1%}, {found.tokens:,} tokens, {found.wall_s:.0f} s")
-    rows = [_row(recipe, [o for o in outcomes if o.recipe == recipe], failed[recipe]) for recipe in recipes]
+                say(f"{arm.name}, seed {seed}: {found.before:.1%} -> {found.after:.1%}, {found.tokens:,} tokens, {found.wall_s:.0f} s")
+    rows = [_row(name, [o for o in outcomes if o.recipe == name], failed[name]) for name in names]
     (out / TABLE).write_text(json.dumps({"tokens": tokens, "rows": [asdict(r) for r in rows]}, indent=1) + "\n", "utf-8")
     if outcomes:
         try:
@@ -110,8 +133,12 @@ def compare(
 def outcome(recipe: str, seed: int, folder: Path, wall_s: float) -> Outcome:
     """What a finished run folder says. Raises `ConfigError` where it holds no evaluation."""
     rows = read_metrics(folder / "metrics.jsonl")
-    evaluated = [row["eval/accuracy"] for row in rows if row.get("eval/accuracy") is not None]
-    if len(evaluated) < 2:
+    exams = [
+        {key.removeprefix(_EXAM): value for key, value in row.items() if key.startswith(_EXAM) and value is not None}
+        for row in rows
+        if row.get("eval/accuracy") is not None
+    ]
+    if len(exams) < 2:
         raise ConfigError(f"{folder} was not evaluated before and after training", "set evaluation.enabled=true")
     steps = [row for row in rows if "learner/loss" in row]
     last = steps[-max(1, len(steps) // 10) :]
@@ -120,11 +147,13 @@ def outcome(recipe: str, seed: int, folder: Path, wall_s: float) -> Outcome:
     return Outcome(
         recipe,
         seed,
-        evaluated[0],
-        evaluated[-1],
+        exams[0]["accuracy"],
+        exams[-1]["accuracy"],
         sum(used),
         wall_s,
+        sum(int(row["batch/trajectories"]) for row in steps),
         len(steps),
+        (exams[0], exams[-1]),
         {key.removeprefix("reward/"): statistics.fmean(row[key] for row in last if row[key] is not None) for key in names},
         [sum(used[: i + 1]) for i in range(len(used))],
         [row["batch/accuracy"] or 0.0 for row in steps],
@@ -161,23 +190,20 @@ def _smooth(values: Sequence[float], window: int = 5) -> list[float]:
     return [statistics.fmean(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
 
 
-def _run(
-    recipe: str,
-    seed: int,
-    tokens: int,
-    folder: Path,
-    overrides: Sequence[str],
-    profile: str | None,
-    limit_s: float,
-    say: Callable[[str], None],
+def _outcome_of(
+    arm: Arm, seed: int, overrides: Sequence[str], folder: Path, profile: str | None, limit_s: float, say: Callable[[str], None]
 ) -> Outcome | None:
+    """Of an earlier run with the same settings, else of a new one; None where that failed."""
+    identity = {"recipe": arm.recipe, "overrides": list(overrides), "profile": profile}
+    saved = _finished(folder, identity)
+    if saved is not None:
+        return saved
     set_aside(folder)
     started = time.monotonic()
-    own = [*overrides, f"run.seed={seed}", f"run.tokens={tokens}"]
-    if not run_process(recipe, own, folder, profile=profile, limit_s=limit_s, say=say):
+    if not run_process(arm.recipe, overrides, folder, profile=profile, limit_s=limit_s, say=say):
         return None
-    found = outcome(recipe, seed, folder, time.monotonic() - started)
-    (folder / RESULT).write_text(json.dumps({"budget": tokens, "outcome": asdict(found)}) + "\n", "utf-8")
+    found = outcome(arm.name, seed, folder, time.monotonic() - started)
+    (folder / RESULT).write_text(json.dumps({"of": identity, "outcome": asdict(found)}) + "\n", "utf-8")
     return found
 
 
@@ -208,20 +234,20 @@ def run_process(
     return True
 
 
-def _finished(folder: Path, tokens: int) -> Outcome | None:
-    """The outcome of an earlier run under the same budget."""
+def _finished(folder: Path, identity: Mapping[str, Any]) -> Outcome | None:
     try:
         saved: dict[str, Any] = json.loads((folder / RESULT).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return Outcome(**saved["outcome"]) if saved.get("budget") == tokens else None
+    return Outcome(**saved["outcome"]) if saved.get("of") == identity else None
 
 
 def _row(recipe: str, runs: Sequence[Outcome], failed: int) -> Row:
     if not runs:
         nothing = float("nan")
-        return Row(recipe, 0, failed, nothing, nothing, nothing, nothing, nothing, nothing, {})
+        return Row(recipe, 0, failed, nothing, nothing, nothing, nothing, nothing, nothing, nothing, {})
     mean = lambda values: statistics.fmean(values)
+    means = lambda exams: {name: mean([e[name] for e in exams]) for name in exams[0] if all(name in e for e in exams)}
     after = [o.after for o in runs]
     names = runs[0].rewards.keys()
     return Row(
@@ -233,6 +259,9 @@ def _row(recipe: str, runs: Sequence[Outcome], failed: int) -> Row:
         statistics.stdev(after) if len(after) > 1 else 0.0,
         mean([o.rewards["mean"] for o in runs]),
         mean([o.tokens for o in runs]),
+        mean([o.labels for o in runs]),
         mean([o.wall_s for o in runs]),
         {name: mean([o.rewards[name] for o in runs]) for name in names if name != "mean"},
+        (means([o.exams[0] for o in runs]), means([o.exams[1] for o in runs])),
+        tuple(after),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,12 +33,13 @@ def evaluate_checkpoint(loaded: Loaded, checkpoint: Path | str) -> Evaluation:
         )
     runtime, limit = LocalRuntime(config.deadlines.call_s), config.deadlines.generate_s
     shared = {"config": config, "store": runtime.store}
+    place = tempfile.TemporaryDirectory(prefix="rayrl-eval-")
     try:
-        [buffer] = runtime.start([RoleSpec("buffer", assembly.build_buffer, shared)], limit)
+        [buffer] = runtime.start([RoleSpec("buffer", assembly.build_buffer, shared | {"journal": Path(place.name) / "journal"})], limit)
         named = shared | {"buffer": buffer}
         engine, scorer = runtime.start(
             [
-                RoleSpec("rollout-0", assembly.build_rollout, named | {"name": "rollout-0", "index": 0}),
+                RoleSpec("rollout-0", assembly.build_rollout, named | {"name": "rollout-0", "index": 0, "transport": "store"}),
                 RoleSpec("scorer-0", assembly.build_scorer, named | {"name": "scorer-0"}),
             ],
             config.deadlines.start_s,
@@ -50,3 +52,4 @@ def evaluate_checkpoint(loaded: Loaded, checkpoint: Path | str) -> Evaluation:
         return result
     finally:
         runtime.shutdown()
+        place.cleanup()

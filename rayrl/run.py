@@ -96,7 +96,8 @@ class Run(AbstractContextManager["Run"]):
         config, say = self.config, self.recorder.say
         self.work = assembly.load_workload(config, say)
         canary = self.work.canary if config.sync.canary else None
-        say("starting Ray")
+        if config.placement.runtime == "ray":
+            say("starting Ray")
         self._runtime, resources, self._mode = assembly.start_runtime(config, self.folder.logs)
         say("starting " + ", ".join(f"{r.count} {r.name}" for r in resources.values()))
         if self._place:

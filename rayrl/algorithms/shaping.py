@@ -45,6 +45,23 @@ def win_rate(inputs: BatchInputs, *, tie_band: float = 0.0) -> Shaped:
     return Shaped(rewards.astype(np.float32), {"tie_share": ties / max(made, 1.0)})
 
 
+def majority(inputs: BatchInputs) -> Shaped:
+    """1 for the answer that most samples of the prompt gave, else 0: a label that nobody had to give (TTRL, arXiv 2504.16084).
+
+    Rewards are numbers that stand for answers (verifier ``answer_number``); negative ones stand for none. The first among equally
+    frequent answers wins.
+    """
+    rewards, agreed = np.zeros(len(inputs.rewards), np.float32), 0.0
+    for members in inputs.groups():
+        given = [value for value in inputs.rewards[members].tolist() if value >= 0]
+        if given:
+            counts = {value: given.count(value) for value in dict.fromkeys(given)}
+            chosen = max(counts, key=counts.__getitem__)
+            rewards[members] = inputs.rewards[members] == chosen
+            agreed += counts[chosen]
+    return Shaped(rewards, {"agreement_share": agreed / max(int(inputs.kept.sum()), 1)})
+
+
 def short_wrong(inputs: BatchInputs, *, penalty: float = 0.5, tau: float = 1.0, threshold: float = 1.0) -> Shaped:
     """Wrong answers that are shorter than ``tau`` times the mean right one lose up to ``penalty``, in proportion (HARMO, 2510.05283).
 

@@ -267,6 +267,7 @@ SHAPINGS = {
         min_group=2,
         knobs={"tie_band": Knob(0.0, "differences up to this are a tie: wider bands ignore more noise", 0)},
     ),
+    "majority": _at("shaping:majority", min_group=2),
     "short_wrong": _at(
         "shaping:short_wrong",
         min_group=2,

@@ -125,6 +125,15 @@ def evaluate(arguments: Namespace) -> None:
         show.evaluation(result, loaded.config.telemetry.print_samples)
 
 
+def rank(arguments: Namespace) -> None:
+    from rayrl.config.loading import load
+    from rayrl.ranking import rank as measure
+
+    loaded = load(arguments.recipe, arguments.overrides, profile=arguments.profile)
+    found = measure(loaded, arguments.checkpoint, beams=arguments.beams, k=arguments.at)
+    print(json.dumps(found, indent=1) if arguments.json else "\n".join(f"{name:15} {value:.4g}" for name, value in found.items()))
+
+
 def export(arguments: Namespace) -> None:
     from rayrl.checkpoint import export as write
 
@@ -204,7 +213,7 @@ def compare(arguments: Namespace) -> int:
 
     settings = [word for word in arguments.recipes if "=" in word]
     rows = comparison.compare(
-        [word for word in arguments.recipes if "=" not in word],
+        [comparison.Arm(word, word) for word in arguments.recipes if "=" not in word],
         seeds=arguments.seeds,
         tokens=arguments.tokens,
         out=Path(arguments.out),
@@ -221,6 +230,33 @@ def compare(arguments: Namespace) -> int:
         show.comparison(rows)
         print(f"picture: {Path(arguments.out) / comparison.PICTURE}")
     return TargetNotReached.exit_code if any(row.failed for row in rows) else 0
+
+
+def study(arguments: Namespace) -> int:
+    """Exits with 12, as a run that missed its target does, when any run failed."""
+    from dataclasses import asdict
+
+    from rayrl import study as studies
+    from rayrl.errors import TargetNotReached
+
+    only = {axis: options.split(",") for axis, _, options in (word.partition("=") for word in arguments.only)}
+    cells = studies.run(
+        studies.narrowed(studies.find(arguments.study), only),
+        seeds=arguments.seeds,
+        tokens=arguments.tokens,
+        out=Path(arguments.out),
+        overrides=arguments.settings,
+        profile=arguments.profile,
+        limit_s=arguments.limit_s,
+        say=(lambda text: None) if arguments.json else lambda text: print(text, flush=True),
+    )
+    if arguments.json:
+        print(json.dumps([asdict(cell) for cell in cells], indent=1))
+    else:
+        from rayrl.cli import show
+
+        show.study(cells)
+    return TargetNotReached.exit_code if any(cell.row.failed for cell in cells) else 0
 
 
 def labels(arguments: Namespace) -> int:
@@ -267,7 +303,7 @@ def warmstart(arguments: Namespace) -> None:
     from rayrl.data.sources import load_rows
 
     config = load(arguments.recipe, check=False).config
-    problems = [str(row.prompt) for row in load_rows(config.data, "train")]
+    problems = [(str(row.prompt), row.answer) for row in load_rows(config.data, "train")]
     from rayrl.models.warmstart import build
 
     print(build(arguments.out or config.model.path, problems, seed=arguments.seed))
@@ -288,7 +324,9 @@ def train_reward_model(arguments: Namespace) -> None:
         validation_share=arguments.validation_share,
     )
     report = (lambda line: None) if arguments.json else print
-    found = fit(arguments.file, Path(arguments.out), settings, epochs=arguments.epochs, seed=arguments.seed, report=report)
+    found = fit(
+        arguments.file, Path(arguments.out), settings, epochs=arguments.epochs, seed=arguments.seed, stages=arguments.stages, report=report
+    )
     if arguments.json:
         print(json.dumps(found, indent=1))
 

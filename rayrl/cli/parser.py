@@ -24,9 +24,11 @@ def build_parser() -> argparse.ArgumentParser:
     _plan(sub)
     _check(sub)
     _evaluate(sub)
+    _rank(sub)
     _export(sub)
     _methods(sub)
     _compare(sub)
+    _study(sub)
     _labels(sub)
     _report(sub)
     _view(sub)
@@ -124,6 +126,22 @@ def _evaluate(sub: argparse._SubParsersAction) -> None:
     p.set_defaults(command=commands.evaluate)
 
 
+def _rank(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "rank",
+        "measure a checkpoint that retrieves",
+        "Ranks the identifiers that a recipe's rows name (task:retrieval, task:documents) for every held-out query, by beams that can\n"
+        "only write identifiers that exist, and prints MRR, recall, hit rate and nDCG.",
+    )
+    _recipe(p)
+    p.add_argument("--checkpoint", metavar="FOLDER", required=True, help="a Hugging Face checkpoint, e.g. RUN_DIR/policy")
+    p.add_argument("--beams", type=_count, default=50, help="identifiers ranked per query (default: %(default)s)")
+    p.add_argument("--at", type=_count, default=10, metavar="K", help="how far down the ranking is looked at (default: %(default)s)")
+    p.add_argument("--json", action="store_true", help="print the measures as JSON")
+    p.set_defaults(command=commands.rank)
+
+
 def _export(sub: argparse._SubParsersAction) -> None:
     p = _add(
         sub,
@@ -214,6 +232,27 @@ def _compare(sub: argparse._SubParsersAction) -> None:
     p.set_defaults(command=commands.compare, overrides=[])
 
 
+def _study(sub: argparse._SubParsersAction) -> None:
+    p = _add(
+        sub,
+        "study",
+        "run one recipe under every combination of a study's axes",
+        "Trains every cell of a study (conf/studies) with every seed under one token budget and ends in one table: what the starting\n"
+        "policy could do (pass@k, alignment, heterogeneity), what each cell ended with, and how far it is ahead of the cell that it\n"
+        "is held against. Finished runs in OUT are not repeated.",
+    )
+    p.add_argument("study", metavar="STUDY", help="a name under conf/studies (alignment, verifier), or a YAML file")
+    p.add_argument("settings", metavar="KEY=VALUE", nargs="*", help=_OVERRIDES + "; they apply to all runs")
+    p.add_argument("--only", metavar="AXIS=A,B", nargs="+", default=[], help="only these options of an axis, e.g. reward=truth,random")
+    p.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs per cell, with seeds 0 to N-1 (default: %(default)s)")
+    p.add_argument("--tokens", type=_count, default=60_000, metavar="N", help="tokens sampled by each run (default: %(default)s)")
+    p.add_argument("--out", metavar="FOLDER", default="runs/study", help="where runs and results go (default: %(default)s)")
+    p.add_argument("--profile", metavar="NAME", help="where it runs: in_process suits tiny models")
+    p.add_argument("--limit-s", type=_positive, default=7200.0, metavar="S", help="longest that one run may take (default: %(default)s)")
+    p.add_argument("--json", action="store_true", help="print the cells as JSON")
+    p.set_defaults(command=commands.study)
+
+
 def _labels(sub: argparse._SubParsersAction) -> None:
     p = _add(
         sub,
@@ -273,6 +312,13 @@ def _train_rm(sub: argparse._SubParsersAction) -> None:
     p.add_argument("--batch-size", type=_count, default=32, help="examples per step (default: %(default)s)")
     p.add_argument("--max-length", type=_count, default=1024, help="tokens of a text; longer ones keep their end (default: %(default)s)")
     p.add_argument("--heads", type=_count, default=1, help="heads on one trunk, an ensemble (default: %(default)s)")
+    p.add_argument(
+        "--stages",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="2 fits one head to comparisons, then --heads heads to its scores that say how sure they are (default: %(default)s)",
+    )
     p.add_argument("--class-balance", action="store_true", help="weigh classes by the inverse of their share")
     p.add_argument("--validation-share", type=_share, default=0.1, help="share that is held out (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="seed of head and order (default: %(default)s)")

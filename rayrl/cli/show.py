@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rayrl import study as studies
 from rayrl.algorithms.registry import AGGREGATORS, PARTS, PRESETS
 from rayrl.catalogue import NOT_YET, PARTLY, WORKS, Paper
 from rayrl.check import MISSING, NOTE, Report
@@ -224,6 +225,24 @@ def comparison(rows: Sequence[Any]) -> None:
         numbers = (f"{r.before:.1%}", f"{r.after:.1%}", f"{r.spread:.1%}", f"{r.reward:.3f}")
         table.add_row(r.recipe, runs, *numbers, *parts, f"{r.tokens:,.0f}", f"{r.wall_s:.0f}")
     terminal().print(table)
+
+
+def study(cells: Sequence[Any]) -> None:
+    """One line per cell: what the start could do, what came of it, and how far it is ahead of what it is held against."""
+    diagnostics = [name for name in ("heterogeneity", "anti_concentration") if any(name in c.row.exams[0] for c in cells)]
+    axes, ks = list(cells[0].place), sorted({k for c in cells for k in c.pass_at})[-1:]
+    start = [f">start pass@{k}" for k in ks] + ["start"] + [f">{name.replace('_', ' ')}" for name in diagnostics]
+    table = grid(*axes, *start, ">before", ">after", ">± std", ">ahead", ">labels", ">tokens", ">runs")
+    for c in cells:
+        known = [f"{c.pass_at.get(k, float('nan')):.1%}" for k in ks] + [c.label]
+        known += [f"{c.row.exams[0].get(name, float('nan')):.2f}" for name in diagnostics]
+        runs = f"{c.row.runs}" + (f" ({c.row.failed} failed)" if c.row.failed else "")
+        spent = (f"{c.row.labels:,.0f}", f"{c.row.tokens:,.0f}" + ("*" if c.uneven > studies.UNEVEN else ""))
+        ended = (f"{c.row.before:.1%}", f"{c.row.after:.1%}", f"{c.row.spread:.1%}", studies.summary(c.ahead))
+        table.add_row(*c.place.values(), *known, *ended, *spent, runs)
+    terminal().print(table)
+    if any(c.uneven > studies.UNEVEN for c in cells):
+        terminal().print(f"* tokens or labels differ by more than {studies.UNEVEN:.0%} from the cell it is held against")
 
 
 def label_economy(rows: Sequence[Any]) -> None:

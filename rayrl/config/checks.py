@@ -160,6 +160,8 @@ def _opponents(config: Config, share: float) -> Iterator[str]:
 
 
 def _sampling(config: Config) -> Iterator[str]:
+    if config.data.completions_field is not None and config.rollout.env is not None:
+        yield "data.completions_field gives whole answers and rollout.env is set, which answers turn by turn: remove one of them"
     if config.rollout.sampling.temperature == 0:
         yield "rollout.sampling.temperature is 0: all samples of a group would be equal and teach nothing; set it to 1"
     if config.rollout.env is not None and config.rollout.max_turns == 1:
@@ -192,6 +194,11 @@ def _rewards(config: Config) -> Iterator[str]:
     wanted = config.evaluation.component
     if wanted is not None and wanted not in components:
         yield f"evaluation.component is {wanted!r}, which is not among rewards.components: {', '.join(components)}"
+    returns = config.evaluation.returns
+    if returns is not None and returns not in components:
+        yield f"evaluation.returns is {returns!r}, which is not among rewards.components: {', '.join(components)}"
+    if returns is not None and config.evaluation.samples < 2:
+        yield "evaluation.returns asks for the spread among samples of a prompt and evaluation.samples is 1: raise it, 16 is good"
 
 
 def _feedback(config: Config) -> Iterator[str]:
@@ -256,6 +263,8 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"placement.max_rollout {placement.max_rollout} is below the {rollout_actors(config)} that the run begins with: raise it"
     if placement.max_rollout and placement.mode == "colocated":
         yield "placement.max_rollout is set and placement.mode is colocated, where engines live on the learner's GPUs: set it to 0"
+    if placement.runtime == "in_process":
+        yield from _in_process(config)
     strange = [role for role in placement.node_groups if role not in ("rollout", "learner", "reference", "judge")]
     if strange:
         yield f"placement.node_groups names {strange[0]!r}: roles that reserve a place are rollout, learner, reference and judge"
@@ -265,6 +274,17 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"placement.mode is colocated and rollout.tensor_parallel is {config.rollout.tensor_parallel}: an engine has one shared GPU"
     if placement.mode == "cpu" and config.rollout.tensor_parallel > 1:
         yield f"placement.mode is cpu and rollout.tensor_parallel is {config.rollout.tensor_parallel}: it counts GPUs; set it to 1"
+
+
+def _in_process(config: Config) -> Iterator[str]:
+    """What one process cannot be."""
+    placement, many = config.placement, "placement.runtime is in_process and "
+    if placement.mode not in ("auto", "cpu"):
+        yield f"{many}placement.mode is {placement.mode}: GPUs are shared out among processes; set placement.mode=cpu"
+    if placement.nodes > 1 or placement.max_rollout:
+        yield f"{many}the run wants several nodes or workers that come and go: set placement.runtime=ray"
+    if config.learner.ranks > 1:
+        yield f"{many}learner.ranks is {config.learner.ranks}: ranks meet as processes; set learner.ranks=1"
 
 
 def _transport(config: Config) -> Iterator[str]:

@@ -50,6 +50,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sync.transport": ("auto", "store", "nccl", "ipc"),
     "buffer.select": ("oldest", "priority", "newest"),
     "placement.mode": ("auto", "cpu", "disaggregated", "colocated"),
+    "placement.runtime": ("ray", "in_process"),
     "telemetry.wandb": ("online", "offline", "off"),
 }
 """Nullable settings may be null beside these."""

@@ -53,12 +53,17 @@ class DataConfig:
     """Split of `eval_source`."""
     eval_size: int = 256
     """Held-out prompts used by an evaluation."""
+    shots: int = 0
+    """Train on this many prompts again and again (one-shot and few-shot RL), the same ones for every `run.seed`; 0 is all of them."""
     prompt_field: str = "prompt"
     """Field with the question: a string, or a list of {role, content} messages."""
     answer_field: str | None = "answer"
     """Field with the ground truth; null where there is none."""
     answer_pattern: str | None = None
     """Regular expression whose first group is cut out of the answer field (GSM8K: `#### (.*)`)."""
+    completions_field: str | None = None
+    """Field (of a generated task: metadata) with a list of completions that join the prompt's group as if they had been sampled, at most
+    `batch.group_size` of them: demonstrations, hard negatives. They bear the policy's own log-probs; evaluation never sees them."""
     task_field: str | None = None
     """Field that names the task of a row; null calls every row `default`."""
     system_prompt: str | None = None
@@ -615,6 +620,9 @@ class SyncConfig:
 class PlacementConfig:
     mode: str = "auto"
     """disaggregated (own GPUs per role), colocated (engines sleep while the learner works), cpu; auto looks for GPUs."""
+    runtime: str = "ray"
+    """ray, or in_process: every role on threads of this process, without Ray. For tiny models on one machine, many short runs, and
+    debuggers: it starts in seconds and isolates nothing, a role that crashes takes the run along."""
     learner_gpus_per_rank: float = 1.0
     """GPUs of a learner rank in GPU modes."""
     nodes: int = 1
@@ -684,6 +692,9 @@ class EvaluationConfig:
     """Reward component that counts as correct (value ≥ `threshold`); null takes the first one."""
     threshold: float = 1.0
     """Smallest component value that counts as correct."""
+    returns: str | None = None
+    """Reward component with a bi-level return: its spread within a prompt's samples (heterogeneity) and the share well above its mean
+    (anti-concentration) are measured too (arXiv 2502.12118)."""
 
 
 @dataclass

@@ -174,6 +174,8 @@ def load_prompts(config: Config, tokenizer: Any, *, vocab_size: int | None = Non
             rows = load_rows(data, "eval")
             chosen = np.random.default_rng(_HELD_OUT_SEED).permutation(len(rows))[: data.eval_size]
             held_out = [rows[i] for i in sorted(chosen.tolist())]
+    if data.shots:
+        train = [train[i] for i in np.random.default_rng(_HELD_OUT_SEED).permutation(len(train))[: data.shots].tolist()]
     stream = PromptStream(train, tokenizer, data, config.run.seed, vocab_size=vocab_size)
     if not held_out:
         return stream, []

@@ -12,7 +12,12 @@ from collections.abc import Callable, Sequence
 from rayrl.data.rows import Row
 from rayrl.errors import ConfigError
 
-TASKS: dict[str, str] = {"arithmetic": "rayrl.data.tasks:arithmetic"}
+TASKS: dict[str, str] = {
+    "arithmetic": "rayrl.data.tasks:arithmetic",
+    "documents": "rayrl.data.retrieval:documents",
+    "planted": "rayrl.data.planted:planted",
+    "retrieval": "rayrl.data.retrieval:retrieval",
+}
 
 MOST_ROWS = 100_000
 """Rows of a split unless ``size`` says otherwise."""

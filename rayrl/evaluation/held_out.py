@@ -13,7 +13,7 @@ import numpy as np
 
 from rayrl.config.reward_sources import main_component
 from rayrl.config.schema import Config
-from rayrl.evaluation.estimators import pass_curve
+from rayrl.evaluation.estimators import anti_concentration, heterogeneity, pass_curve
 from rayrl.types import Prompt, PromptTask, RewardRecord, RewardStatus, SamplingParams, Trajectory
 
 
@@ -39,12 +39,15 @@ class Evaluation:
     """Samples whose score failed."""
     pass_at: dict[int, float] = field(default_factory=dict)
     """pass@k for k = 1, 2, 4, …, where every prompt was sampled several times."""
+    returns: dict[str, float] = field(default_factory=dict)
+    """Diagnostics of ``evaluation.returns``: see `diagnosed`."""
     samples: list[Sample] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         everything = {"eval/accuracy": self.accuracy, "eval/length_tokens": self.mean_tokens, "eval/failed_count": float(self.failed)}
         passed = {f"eval/pass_at_{k}": value for k, value in self.pass_at.items() if k > 1}
-        return everything | passed | {f"eval/{task}/accuracy": value for task, value in self.by_task.items()}
+        diagnosed = {f"eval/{name}": value for name, value in self.returns.items()}
+        return everything | passed | diagnosed | {f"eval/{task}/accuracy": value for task, value in self.by_task.items()}
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -68,6 +71,7 @@ def evaluate(
     component = main_component(config)
     correct: dict[str, list[bool]] = defaultdict(list)
     of_prompt: dict[int, list[bool]] = defaultdict(list)
+    returns: dict[int, list[float]] = defaultdict(list)
     samples, failed = [], 0
     for trajectory, records in zip(trajectories, score(trajectories), strict=True):
         record = next(r for r in records if r.component == component)
@@ -75,6 +79,7 @@ def evaluate(
         right = record.value is not None and record.value >= config.evaluation.threshold
         correct[trajectory.task].append(right)
         of_prompt[trajectory.ordinal].append(right)
+        returns[trajectory.ordinal] += [r.value for r in records if r.component == config.evaluation.returns and r.value is not None]
         if len(samples) < config.telemetry.print_samples:
             samples.append(Sample(trajectory.prompt_text, trajectory.text, trajectory.ground_truth, right))
     everything = [right for values in correct.values() for right in values]
@@ -86,8 +91,30 @@ def evaluate(
         count=len(everything),
         failed=failed,
         pass_at=_pass_at(list(of_prompt.values())),
+        returns=diagnosed([values for values in returns.values() if values]),
         samples=samples,
     )
+
+
+KAPPA = 0.25
+"""Size of the ball of policies around the base policy in `diagnosed`: the share of samples above the mean plus half a deviation."""
+
+
+def diagnosed(returns: Sequence[Sequence[float]]) -> dict[str, float]:
+    """What decides between labels and clones of a base policy (arXiv 2502.12118), from the returns of each prompt's samples.
+
+    ``return`` is their mean over all prompts. ``heterogeneity`` and ``anti_concentration`` (at `KAPPA`) are means over the prompts that
+    were ever solved; a prompt never solved says nothing of how solutions differ. Empty without returns.
+    """
+    if not returns:
+        return {}
+    solved = [values for values in returns if max(values) > 0]
+    mean = lambda f: float(np.mean([f(values) for values in solved])) if solved else 0.0
+    return {
+        "return": float(np.mean([v for values in returns for v in values])),
+        "heterogeneity": mean(heterogeneity),
+        "anti_concentration": mean(lambda values: anti_concentration(values, KAPPA)),
+    }
 
 
 def _pass_at(marks: Sequence[Sequence[bool]]) -> dict[int, float]:

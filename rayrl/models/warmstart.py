@@ -1,9 +1,10 @@
-"""The demo's starting policy: a tiny model that adds two-digit numbers as a careless student does. Nothing is downloaded.
+"""Starting policies: a tiny model that adds two-digit numbers as a careless student does, or does another task. Nothing is downloaded.
 
-`build` supervises a fresh model for about a minute on demonstrations such as ``37+48=`` -> ``7+8=15,3+4+1=8->85``: units,
-tens plus carry, answer. The student often forgets the carry and often loses the first digit of a three-digit answer, so the
-policy knows every step of the procedure and prefers wrong ones. Its greedy answers are right about one time in four, while
-sampling finds the right answer in most groups of eight: a job that a verifier's reward can finish and imitation cannot.
+`build` supervises a fresh model for about a minute on the demonstrations of a student (`students`), such as ``37+48=`` ->
+``7+8=15,3+4+1=8->85``: units, tens plus carry, answer. The adder often forgets the carry and often loses the first digit of a
+three-digit answer, so the policy knows every step of the procedure and prefers wrong ones. Its greedy answers are right about one
+time in four, while sampling finds the right answer in most groups of eight: a job that a verifier's reward can finish and
+imitation cannot.
 
 Only the problems that the caller passes are ever shown; pass training problems, and the held-out ones stay unseen.
 """
@@ -15,29 +16,21 @@ import hashlib
 import json
 import math
 import random
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rayrl.errors import DataError, StorageError
+from rayrl.errors import StorageError
 from rayrl.models import tiny
-
-FORGETS_CARRY = 0.75
-"""Probability that a carry out of the units is written as 0 and never added."""
-LOSES_HUNDRED = 0.75
-"""Probability that the leading 1 of a three-digit answer is not copied."""
-SLIPS = 0.04
-"""Probability that the units are added up wrongly by one."""
+from rayrl.models.students import Habits, completion
 
 _MARKER = "warmstart.json"
-_PROBLEM = re.compile(r"([1-9][0-9])\+([1-9][0-9])=")
 _IGNORED = -100
 
 
@@ -52,48 +45,25 @@ class Recipe:
     """Demonstrations per step, each drawn afresh."""
     lr: float = 3e-3
     """Peak learning rate; linear warm-up over a tenth of the steps, and a cosine to zero."""
-    forgets_carry: float = FORGETS_CARRY
-    loses_hundred: float = LOSES_HUNDRED
-    slips: float = SLIPS
-
-
-def demonstration(problem: str, rng: random.Random, recipe: Recipe = Recipe()) -> str:
-    """The student's completion of one problem ``ab+cd=``, mistakes included; a mistake is carried through to the answer.
-
-    Raises `DataError` for a problem of another form.
-    """
-    match = _PROBLEM.fullmatch(problem)
-    if match is None:
-        raise DataError(f"warm start: {problem!r} is not a two-digit addition", "Pass prompts of the form '37+48='.")
-    (tens_a, units_a), (tens_b, units_b) = (map(int, operand) for operand in match.groups())
-    units = units_a + units_b
-    if rng.random() < recipe.slips:
-        units += rng.choice((-1, 1)) if units else 1
-    carry = units // 10
-    if carry and rng.random() < recipe.forgets_carry:
-        carry = 0
-    tens = tens_a + tens_b + carry
-    answer = str(tens * 10 + units % 10)
-    if len(answer) == 3 and rng.random() < recipe.loses_hundred:
-        answer = answer[1:]
-    return f"{units_a}+{units_b}={units},{tens_a}+{tens_b}+{carry}={tens}->{answer}"
+    habits: Habits = field(default_factory=Habits)
 
 
 def build(
     folder: Path | str,
-    problems: Sequence[str],
+    problems: Sequence[tuple[str, str | None]],
     *,
     seed: int = 0,
     report: Callable[[str], None] = print,
     recipe: Recipe = Recipe(),
 ) -> Path:
-    """Writes the warm-started model (float32) and its tokenizer as a Hugging Face checkpoint; returns the folder.
+    """Writes the warm-started model (float32) and its tokenizer as a Hugging Face checkpoint; returns the folder. ``problems`` are
+    prompts with their ground truths.
 
     A finished folder of the same recipe, seed and problems is reused. The checkpoint appears under its name only when it is
     complete. Raises `StorageError` when ``folder`` holds something that is not a warm start.
     """
     folder = Path(folder)
-    settings = dataclasses.asdict(recipe) | {"seed": seed, "problems": hashlib.sha256("\n".join(sorted(problems)).encode()).hexdigest()}
+    settings = dataclasses.asdict(recipe) | {"seed": seed, "problems": _digest(problems)}
     if _finished_settings(folder) == settings:
         report(f"warm start: {folder} is up to date")
         return folder
@@ -111,12 +81,16 @@ def build(
     return folder
 
 
+def _digest(problems: Sequence[tuple[str, str | None]]) -> str:
+    return hashlib.sha256("\n".join(sorted(prompt for prompt, _ in problems)).encode()).hexdigest()
+
+
 def _finished_settings(folder: Path) -> dict | None:
     marker = folder / _MARKER
     return json.loads(marker.read_text()) if marker.exists() else None
 
 
-def _supervise(problems: list[str], recipe: Recipe, seed: int, report: Callable[[str], None]) -> torch.nn.Module:
+def _supervise(problems: list[tuple[str, str | None]], recipe: Recipe, seed: int, report: Callable[[str], None]) -> torch.nn.Module:
     """Maximum likelihood of freshly drawn demonstrations, on completion tokens only."""
     rng = random.Random(seed)
     tokenizer = tiny.build_tokenizer()
@@ -128,7 +102,7 @@ def _supervise(problems: list[str], recipe: Recipe, seed: int, report: Callable[
     )
     started = time.monotonic()
     for step in range(1, recipe.steps + 1):
-        pairs = [(p, demonstration(p, rng, recipe)) for p in rng.choices(problems, k=recipe.batch)]
+        pairs = [(p, completion(p, truth, rng, recipe.habits)) for p, truth in rng.choices(problems, k=recipe.batch)]
         inputs, targets = _encode(pairs, tokenizer)
         logits = model(input_ids=inputs).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED)

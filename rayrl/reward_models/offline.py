@@ -13,7 +13,9 @@ from rayrl.config.schema import ModelConfig, RewardModelConfig
 from rayrl.errors import ConfigError, DataError, StorageError
 from rayrl.reward_models import preferences
 from rayrl.reward_models.build import CHAR_CNN_FILE, build_fitter
+from rayrl.reward_models.examples import Pair
 from rayrl.reward_models.fitter import Fitter
+from rayrl.reward_models.robust import quality, second_stage
 
 REPORT = "reward_model.json"
 """Settings, sizes and held-out quality, beside the checkpoint."""
@@ -21,11 +23,19 @@ _PROGRESS_LINES = 10
 
 
 def train(
-    source: str, out: Path, settings: RewardModelConfig, *, epochs: int, seed: int = 0, report: Callable[[str], None] = print
+    source: str,
+    out: Path,
+    settings: RewardModelConfig,
+    *,
+    epochs: int,
+    seed: int = 0,
+    stages: int = 1,
+    report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Fits a reward model to all of ``source`` but a held-out share, writes it to ``out`` and returns the report.
 
-    The objective follows from the file's fields, whatever ``settings.objective`` says. Raises `DataError` for a bad file,
+    The objective follows from the file's fields, whatever ``settings.objective`` says. ``stages`` 2 fits one head to comparisons and then
+    ``settings.heads`` gaussian ones to its scores (`robust`), which are what is written. Raises `DataError` for a bad file,
     `ModelError` for a backbone that cannot be loaded, `StorageError` when ``out`` is not empty.
     """
     if out.exists() and any(out.iterdir()):
@@ -35,7 +45,9 @@ def train(
     model = ModelConfig(path=settings.path or "", dtype="float32")
     data = preferences.read(source, preferences.chat_renderer(_tokenizer(settings, model)))
     settings = dataclasses.replace(settings, objective=data.objective, classes=data.classes, capacity=len(data.examples))
-    fitter = build_fitter(settings, model, seed=seed)
+    if stages == 2 and (data.objective != "ranking" or settings.heads < 2):
+        raise ConfigError(f"two stages need comparisons and several heads: {data.objective}, {settings.heads}", "give pairs, and --heads 5")
+    fitter = build_fitter(dataclasses.replace(settings, heads=1) if stages == 2 else settings, model, seed=seed)
     fitter.examples.add(data.examples)
     train, held_out = fitter.examples.train, fitter.examples.validation
     if not train or (settings.validation_share and not held_out):
@@ -46,9 +58,17 @@ def train(
     before = fitter.evaluate(held_out)
     fitter.fit_epochs(epochs, _progress(report))
     after = fitter.evaluate(held_out)
+    if stages == 2:
+        pairs = [e for e in held_out if isinstance(e, Pair)]
+        fitter = second_stage(fitter, settings, model, seed=seed)
+        report(f"second stage: {settings.heads} heads on the scores of {len(fitter.examples.train)} texts")
+        fitter.fit_epochs(epochs, _progress(report))
+        settings = dataclasses.replace(settings, objective="gaussian")
+        after |= quality(fitter, pairs) if pairs else {}
     found = {
         "source": source,
         "settings": dataclasses.asdict(settings),
+        "stages": stages,
         "epochs": epochs,
         "seed": seed,
         "examples": len(train),
@@ -59,7 +79,8 @@ def train(
     save(fitter, out)
     (out / REPORT).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name, value in after.items():
-        report(f"held-out {name.replace('_', ' ')}: {before[name]:.3f} -> {value:.3f}")
+        begun = f"{before[name]:.3f} -> " if name in before else ""
+        report(f"held-out {name.replace('_', ' ')}: {begun}{value:.3f}")
     report(f"reward model: {out}")
     return found
 

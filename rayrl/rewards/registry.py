@@ -21,15 +21,22 @@ if TYPE_CHECKING:
 
 VERIFIERS: dict[str, str] = {
     "arithmetic": "rayrl.rewards.verifiers:arithmetic",
+    "answer_number": "rayrl.rewards.label_free:answer_number",
     "arithmetic_steps": "rayrl.rewards.verifiers:arithmetic_steps",
+    "confidence": "rayrl.rewards.label_free:confidence",
     "exact_match": "rayrl.rewards.verifiers:exact_match",
     "flattered": "rayrl.rewards.verifiers:flattered",
     "format_regex": "rayrl.rewards.verifiers:format_regex",
+    "inverted": "rayrl.rewards.label_free:inverted",
     "length": "rayrl.rewards.shaping:length",
+    "listed": "rayrl.rewards.verifiers:listed",
     "math": "rayrl.rewards.math_equivalence:math",
     "multiple_choice": "rayrl.rewards.verifiers:multiple_choice",
     "numeric": "rayrl.rewards.verifiers:numeric",
     "overlong": "rayrl.rewards.shaping:overlong",
+    "planted": "rayrl.rewards.planted:planted",
+    "planted_return": "rayrl.rewards.planted:planted_return",
+    "planted_steps": "rayrl.rewards.planted:planted_steps",
     "python_tests": "rayrl.rewards.code:python_tests",
     "random": "rayrl.rewards.shaping:random",
     "sql": "rayrl.rewards.code:sql",
@@ -41,13 +48,15 @@ SANDBOXED = frozenset({"python_tests", "sql"})
 
 EXTRAS: dict[str, Callable[[Trajectory], Any]] = {
     "num_tokens": lambda t: t.num_action_tokens,
+    "mean_logprob": lambda t: float(t.behavior_logprobs[t.action_mask].mean()) if t.num_action_tokens else 0.0,
     "prompt": lambda t: t.prompt_text,
     "metadata": lambda t: dict(t.metadata),
     "finish_reason": lambda t: str(t.finish_reason),
     "task": lambda t: t.task,
     "trajectory_id": lambda t: t.id,
 }
-"""What a verifier may ask of a trajectory beside completion and ground truth. ``num_tokens`` counts the policy's tokens."""
+"""What a verifier may ask of a trajectory beside completion and ground truth. ``num_tokens`` counts the policy's tokens,
+``mean_logprob`` is the mean log-probability that it gave them."""
 
 _FORM = "A verifier is def f(completion, ground_truth, **kwargs) -> float."
 

@@ -113,6 +113,11 @@ def exact_match(
     return float(normalised(text) == normalised(_required(ground_truth)))
 
 
+def listed(completion: str, ground_truth: str | None) -> float:
+    """The completion is one of the lines of the ground truth: several answers are right, for example all relevant documents."""
+    return float(completion.strip() in [line.strip() for line in _required(ground_truth).split("\n")])
+
+
 def multiple_choice(completion: str, ground_truth: str | None, *, options: str = "ABCD") -> float:
     """The letter that the completion chooses equals the ground truth (a letter, with or without parentheses).
 

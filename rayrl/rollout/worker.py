@@ -30,11 +30,23 @@ from rayrl.rollout.episodes import Episode
 from rayrl.rollout.lanes import EpisodePacker, LeaseLane, PublishLane
 from rayrl.rollout.stats import RolloutStats
 from rayrl.telemetry.spans import Burst, SpanRecorder
-from rayrl.types import FloatArray, GenerationResult, IntArray, Prompt, PromptTask, SyncReport, Trajectory, WeightUpdate
+from rayrl.types import (
+    FinishReason,
+    FloatArray,
+    GenerationResult,
+    IntArray,
+    Prompt,
+    PromptTask,
+    SyncReport,
+    Trajectory,
+    VersionSpan,
+    WeightUpdate,
+)
 
 Decode = Callable[[IntArray], str]
 Encode = Callable[[str], Sequence[int]]
 EnvFactory = Callable[[Prompt], TextEnv]
+Given = Callable[[Prompt], Sequence[IntArray]]
 Finish = Callable[[list[Episode]], None]
 Fail = Callable[[BaseException], None]
 T = TypeVar("T")
@@ -44,7 +56,8 @@ MAX_BACKLOG = 64
 
 
 class RolloutWorker:
-    """``decode`` makes text views; ``encode`` (needed with ``env_factory``) tokenises observations without special tokens.
+    """``decode`` makes text views; ``encode`` (needed with ``env_factory``) tokenises observations without special tokens; ``given``
+    names completions of a training prompt that take the place of its first samples.
 
     ``call_s`` limits an environment's answer and every control call but a weight update, which has ``sync_s``; both in seconds.
     """
@@ -60,6 +73,7 @@ class RolloutWorker:
         decode: Decode,
         encode: Encode | None = None,
         env_factory: EnvFactory | None = None,
+        given: Given | None = None,
         max_turns: int = 1,
         max_length: int,
         max_running: int,
@@ -72,7 +86,7 @@ class RolloutWorker:
             raise ValueError("env_factory needs encode: observations enter the sequence as token ids")
         self.name = name
         self._engine, self._store, self._decode = engine, store, decode
-        self._encode, self._env_factory = encode, env_factory
+        self._encode, self._env_factory, self._given = encode, env_factory, given
         self._max_turns, self._max_length, self._max_running = max_turns if env_factory else 1, max_length, max_running
         self._lease_all, self._call_s, self._sync_s = lease_all, call_s, sync_s
         self._stats = RolloutStats()
@@ -196,7 +210,8 @@ class RolloutWorker:
         for task in self._leases.take():
             self._group_size, key = task.n, str(task.prompt.ordinal)
             if key not in self._groups:  # else our lease expired and came back: the running group serves the new one
-                self._start_group(task, key, self._publish.put, partial(self._publish.fail, task.prompt.ordinal))
+                given = self._given(task.prompt) if self._given else ()
+                self._start_group(task, key, self._publish.put, partial(self._publish.fail, task.prompt.ordinal), given)
         if self._lease_all:
             self._leases.want(0 if self._episodes else 10**6)
         elif self._publish.backlog >= MAX_BACKLOG:
@@ -205,17 +220,33 @@ class RolloutWorker:
             free = max(0, self._max_running - len(self._episodes))
             self._leases.want(-(-free // self._group_size) if self._group_size else 1)  # the first task tells how large groups are
 
-    def _start_group(self, task: PromptTask, key: str, finish: Finish, fail: Fail) -> None:
+    def _start_group(self, task: PromptTask, key: str, finish: Finish, fail: Fail, given: Sequence[IntArray] = ()) -> None:
         group = _Group(task, key, finish, fail, self._max_turns, self._max_length)
         try:
             if self._env_factory is not None:
                 group.envs = {e.id: self._env_factory(task.prompt) for e in group.episodes}
-            self._engine.add([e.request() for e in group.episodes])
+            for episode, completion in zip(group.episodes, given, strict=False):
+                episode.add_turn(self._as_sampled(episode, completion))
+            running = [e for e in group.episodes if not e.finished]
+            self._engine.add([e.request() for e in running])
         except Exception as error:
             fail(error)
             return
+        if not running:
+            finish(group.episodes)
+            return
+        group.unfinished = len(running)
         self._groups[key] = group
-        self._episodes.update((e.id, e) for e in group.episodes)
+        self._episodes.update((e.id, e) for e in running)
+
+    def _as_sampled(self, episode: Episode, completion: IntArray) -> GenerationResult:
+        """A completion that was given, with the log-probs of the present policy. Raises `ValueError` where it does not fit."""
+        request, count = episode.request(), len(completion)
+        if not 0 < count <= self._max_length - len(request.token_ids):
+            raise ValueError(f"a given completion of {count} tokens does not fit a context of {self._max_length} (model.max_length)")
+        logprobs = self._engine.logprobs(np.concatenate([request.token_ids, completion]).astype(np.int32))[-count:]
+        version = self._engine.version
+        return GenerationResult(request.id, completion, logprobs, FinishReason.STOP, (VersionSpan(version, 0, count),))
 
     def _finish_turn(self, result: GenerationResult) -> None:
         self._stats.add(tokens=result.token_ids.shape[0], completions=1)

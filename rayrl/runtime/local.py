@@ -1,7 +1,7 @@
 """The in-process twin of the Ray runtime: the same roles as plain objects, each call on its role's own threads.
 
-For unit tests and for a debugger: one process, no Ray, the same driver loop. It isolates nothing; a role that crashes the
-interpreter takes the run along.
+For unit tests, debuggers and many short runs of tiny models (`placement.runtime=in_process`): one process, no Ray, the same driver
+loop. It isolates nothing; a role that crashes the interpreter takes the run along.
 """
 
 from __future__ import annotations

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayrl.cli import main as rayrl
+from rayrl.config.loading import load
 from rayrl.errors import RayrlError
+from rayrl.ranking import rank
 from rayrl.telemetry.jsonl import read_metrics
 from tests.acceptance.in_process import train
-from tests.acceptance.table import CHECKS, SEEDS, TOKENS, TRIALS
+from tests.acceptance.table import CHECKS, ONE_TOKEN_RECIPE, SEEDS, TOKENS, TRIALS
 
 MEASURED = Path(__file__).parents[2] / "rayrl" / "measured.json"
 _RESULT = "trial.json"
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--papers", type=int, nargs="*", help="only the checks of these papers (default: all)")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds 0 to this number - 1")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens sampled by each run")
-    parser.add_argument("--model", default="models/warmstart", help="the starting model of `rayrl warmstart`")
+    parser.add_argument("--starts", type=Path, default=Path("models"), help="warm starts, made where they are missing")
     parser.add_argument("--out", type=Path, default=Path("runs/acceptance"))
     parser.add_argument("--write", type=Path, default=MEASURED, help="where the outcomes go")
     chosen = parser.parse_args(arguments)
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in range(chosen.seeds):  # seed by seed, so that an early look sees all of them
         for name in names:
             try:
-                result = one(name, seed, chosen.tokens, chosen.model, chosen.out)
+                result = one(name, seed, chosen.tokens, chosen.starts, chosen.out)
             except RayrlError as error:
                 print(f"{name}, seed {seed}: {error}", flush=True)
                 found[name].append(None)
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"paper {line['paper']:2}  {verdict:14} {line['claim']}: {line['arm']} against {line['control']}")
 
 
-def one(name: str, seed: int, tokens: int, model: str, out: Path) -> dict[str, Any]:
+def one(name: str, seed: int, tokens: int, starts: Path, out: Path) -> dict[str, Any]:
     """What one trial measured: read where it is finished, else run."""
     folder = out / name.replace(", ", "-").replace(" ", "_") / f"seed-{seed}"
     trial = TRIALS[name]
@@ -61,14 +64,33 @@ def one(name: str, seed: int, tokens: int, model: str, out: Path) -> dict[str, A
         return saved["result"]
     if folder.exists():
         folder.rename(folder.with_name(f"{folder.name}.old-{time.time_ns()}"))
+    model = warm(trial.start, starts)
     started = time.monotonic()
-    own = [f"run.dir={folder}", f"run.seed={seed}", f"run.tokens={tokens}", f"model.path={model}"]
-    train(trial.recipe, [*trial.overrides, *own])
+    overrides = [f"run.tokens={tokens}", *trial.overrides, f"run.dir={folder}", f"run.seed={seed}", f"model.path={model}"]
+    train(trial.recipe, overrides)
     result = read(folder) | {"seconds": round(time.monotonic() - started, 1)}
+    if trial.ranks:
+        result |= ranked(trial.recipe, overrides, Path(model), folder / "policy")
     part = file.with_suffix(".part")
     part.write_text(json.dumps({"identity": identity, "result": result}) + "\n", "utf-8")
     os.replace(part, file)
     return result
+
+
+def warm(recipe: str, starts: Path) -> str:
+    """Folder of the warm start of a recipe, made where it is missing."""
+    own = Path(load(recipe, check=False).config.model.path).name
+    folder = starts / (own if recipe != ONE_TOKEN_RECIPE else "one_token")
+    if not folder.is_dir():
+        rayrl(["warmstart", "--recipe", recipe, "--out", str(folder)])
+    return str(folder)
+
+
+def ranked(recipe: str, overrides: Sequence[str], before: Path, after: Path) -> dict[str, float]:
+    """How well a policy retrieves after the run, and what it gained."""
+    loaded = load(recipe, overrides, profile="in_process")
+    start, end = (rank(loaded, folder, beams=64) for folder in (before, after))
+    return {f"rank/{name}": value for name, value in end.items()} | {f"rank/{name}_gain": end[name] - start[name] for name in end}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -83,6 +105,7 @@ def read(folder: Path) -> dict[str, Any]:
         "before": exams[0]["eval/accuracy"],
         "after": exams[-1]["eval/accuracy"],
         "gain": exams[-1]["eval/accuracy"] - exams[0]["eval/accuracy"],
+        "return_gain": exams[-1].get("eval/return", 0.0) - exams[0].get("eval/return", 0.0),
         "tokens": sum(int(r["rollout/tokens"]) for r in steps),
         "steps": len(steps),
         **{key: value for key, value in (ends | start).items() if value is not None},

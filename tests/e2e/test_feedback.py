@@ -77,7 +77,7 @@ def warm(tmp_path_factory):
     config = load("feedback_judge", check=False).config
     if Path(config.model.path).is_dir():
         return config.model.path
-    problems = [str(row.prompt) for row in load_rows(config.data, "train")]
+    problems = [(str(row.prompt), row.answer) for row in load_rows(config.data, "train")]
     return warmstart.build(str(tmp_path_factory.mktemp("warm") / "start"), problems, seed=0)
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 import rayrl
-from rayrl import assembly, driver
+from rayrl import driver
 from rayrl.config.loading import load
 from rayrl.models import tiny
 from rayrl.telemetry.jsonl import read_metrics
-from tests.inprocess import start_runtime
 
 ROOT = Path(rayrl.__file__).resolve().parent.parent
 ALGORITHMS = sorted(p.stem for p in (ROOT / "conf" / "recipes" / "algorithms").glob("*.yaml"))
@@ -32,6 +31,7 @@ FAST = [
     "telemetry.wandb=off",
     "learner.cpu_threads=1",
     "learner.backend=torch",
+    "placement.runtime=in_process",
 ]
 
 
@@ -41,8 +41,7 @@ def nano(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def in_one_process(monkeypatch):
-    monkeypatch.setattr(assembly, "start_runtime", start_runtime)
+def user_code_is_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 

@@ -79,13 +79,11 @@ def _work(folder: str, recipe: str | None, overrides: list[str], log: str, fault
     import torch
 
     from rayrl import cli
-    from tests.inprocess import without_ray
 
-    without_ray()
     torch.set_num_threads(1)
     if fault is not None:
         fault()
     arguments = ["resume", folder] if recipe is None else ["train", recipe, f"run.dir={folder}"]
-    code = cli.main([*arguments, *overrides])
+    code = cli.main([*arguments, "placement.runtime=in_process", *overrides])
     sys.stdout.flush()
     os._exit(code)  # threads of roles that are in the middle of something do not hold it up

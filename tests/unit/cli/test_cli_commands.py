@@ -119,4 +119,4 @@ def test_the_warm_start_is_taught_on_the_training_problems_only(monkeypatch, tmp
     assert asked["folder"] == str(tmp_path / "m") and asked["seed"] == 4
     data = load("arithmetic_grpo").config.data
     assert len(asked["problems"]) == len(load_rows(data, "train"))
-    assert not set(asked["problems"]) & {row.prompt for row in load_rows(data, "eval")}
+    assert not {prompt for prompt, _ in asked["problems"]} & {row.prompt for row in load_rows(data, "eval")}

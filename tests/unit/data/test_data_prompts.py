@@ -201,3 +201,15 @@ def test_a_path_without_a_tokenizer_is_refused(tmp_path):
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_tokenizer(ModelConfig(path=str(tmp_path / "model")))
+
+
+def test_a_few_shots_are_the_same_for_every_seed_and_are_repeated_for_ever(tokenizer):
+    def drawn(seed: int, shots: int) -> list[str]:
+        data = DataConfig(source="task:planted", task_args={"digits": [3], "size": 200}, eval_size=4, shots=shots, chat_template=False)
+        config = Config(data=data, run=RunConfig(seed=seed), model=ModelConfig(path="x"))
+        stream, held_out = load_prompts(config, tokenizer)
+        assert len(held_out) == 4
+        return [p.text for p in stream.take(3 * shots)]
+
+    assert len(set(drawn(0, 1))) == 1 and drawn(0, 1) == drawn(1, 1)
+    assert len(set(drawn(0, 5))) == 5 and set(drawn(0, 5)) == set(drawn(1, 5)) and drawn(0, 5) != drawn(1, 5)

@@ -313,3 +313,27 @@ def test_the_samples_of_a_group_that_fails_stop_at_once_instead_of_being_generat
             time.sleep(0.01)
         assert worker.stats()["running"] == 0 and worker.stats()["tokens"] < 100
     assert buffer.failed == {0: "RuntimeError: the cable is cut"}
+
+
+def test_given_completions_take_the_place_of_the_first_samples_with_the_policys_own_logprobs():
+    engine = FakeEngine(max_length=128, max_running=16)
+    given = [np.array([7, 8, 1], np.int32), np.array([9, 1], np.int32)]
+    with running(engine, given=lambda prompt: given) as (worker, buffer):
+        buffer.admit(tasks(3, n=4) + tasks(1, n=2, first=3))
+        buffer.wait(4)
+    assert not buffer.failed
+    for ordinal, samples in trajectories(buffer).items():
+        assert [t.id for t in samples] == [f"{ordinal}/{i}" for i in range(4 if ordinal < 3 else 2)]
+        for t, ids in zip(samples, given, strict=False):
+            assert t.token_ids[6:].tolist() == ids.tolist() and t.action_mask[6:].all() and not t.action_mask[:6].any()
+            assert t.behavior_logprobs[6:] == pytest.approx(engine.logprobs(t.token_ids)[5:])
+            assert [(s.start, s.end) for s in t.version_spans] == [(6, 6 + len(ids))]
+    assert worker.stats()["completions"] == 3 * 2, "the others are sampled, and a group that is all given is none of the engine's"
+
+
+def test_a_given_completion_that_does_not_fit_fails_its_prompt_and_evaluation_never_sees_any():
+    with running(given=lambda prompt: [np.arange(200, dtype=np.int32)]) as (worker, buffer):
+        buffer.admit(tasks(1))
+        buffer.wait(1)
+        assert "does not fit" in buffer.failed[0]
+        assert len(worker.rollout(tasks(1, first=9), 20.0)) == 4
