@@ -92,7 +92,7 @@ PAPERS = (
         "2409.15360",
         "aggregation",
         WORKS,
-        "heads of an online model, or of `rayrl train-rm --stages 2`; they are fitted by likelihood, since the printed loss has no deviation",
+        "heads of an online model or of `rayrl train-rm --stages 2`, fitted by likelihood: the printed loss wants no deviation",
         recipes=(
             "methods/08-reward-robust",
             "hacking/robust",

@@ -18,6 +18,8 @@ EXAM_OF_EIGHT = ("evaluation.samples=8", "evaluation.temperature=1", "data.eval_
 """For pass@8."""
 NOISY = ("rewards.components.noise={verifier: random, args: {p: 0.5}, weight: 0.8}",)
 """A scorer that is right in the mean: a fair coin worth .8 beside the truth."""
+SLIGHT = ("rewards.components.brief={verifier: length, args: {target: 10, penalty: 0.05}, weight: 1.0}",)
+"""A hack worth .005 a token: next to nothing, until a group that agrees otherwise is divided by its spread."""
 PROCESS = ("rewards.components.process={verifier: arithmetic_steps, args: {separator: ','}, weight: 0.0}",)
 TWO_SCALES = (
     "rewards.components.brief={verifier: length, args: {target: 18, penalty: 10}, weight: 0.5}",
@@ -93,8 +95,8 @@ TRIALS: Mapping[str, Trial] = {
     "grpo, eight": Trial("arithmetic_grpo", EXAM_OF_EIGHT),
     "trpa": Trial("methods/06-trpa"),
     "trpa, isotropic": Trial("methods/06-trpa", ("algorithm.args.anisotropy=1.0",)),
-    "pref_grpo": Trial("methods/07-pref-grpo", (*NOISY, "algorithm.args.tie_band=0.9")),
-    "grpo, noisy": Trial("arithmetic_grpo", NOISY),
+    "pref_grpo": Trial("methods/07-pref-grpo", (*SLIGHT, "algorithm.args.tie_band=0.1")),
+    "grpo, slight hack": Trial("arithmetic_grpo", SLIGHT),
     "irepo": Trial("methods/10-irepo"),
     "riskpo": Trial("methods/12-riskpo"),
     "prdp": Trial("methods/14-prdp"),
@@ -191,7 +193,8 @@ CHECKS: Sequence[Check] = (
     Check(4, "unknown task: negative samples alone gain less than that", "nsr, unknown", "grpo, unknown", "gain", lambda a, b: a < 0.6 * b),
     Check(6, "gains more than a reward that knows nothing", "trpa", "noise", "gain", _more),
     Check(6, "the right level is as frequent as without anisotropy", "trpa", "trpa, isotropic", "reward/correct", lambda a, b: a >= b),
-    Check(7, "win rates with ties gain more than point-wise scores of a noisy scorer", "pref_grpo", "grpo, noisy", "gain", _more),
+    Check(7, "beside a slight hack, win rates with ties gain more than points", "pref_grpo", "grpo, slight hack", "gain", _more),
+    Check(7, "and give in to it less", "pref_grpo", "grpo, slight hack", LENGTH, _more),
     Check(8, "true value above .5 for w .4, below .15 for w 1",
           "robust, w .4", "robust, w 1", "eval/return", lambda a, b: a > 0.5 and b < 0.15),
     Check(9, "paid for brevity, the length term keeps answers longer", "harmo", "harmo, no length term", LENGTH, _more),
