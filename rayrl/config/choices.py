@@ -96,6 +96,7 @@ RANGES: dict[str, Range] = {
     ),
     "reference.opponents.*.weight": _NOT_NEGATIVE,
     "placement.max_rollout": _NOT_NEGATIVE,
+    "data.shots": _NOT_NEGATIVE,
     **dict.fromkeys(("learner.optim.weight_decay", "learner.optim.grad_clip", "learner.optim.warmup_steps"), _NOT_NEGATIVE),
     **dict.fromkeys(("learner.optim.lr", "learner.optim.critic_lr", "sync.canary_tolerance", "algorithm.kl.coef"), _NOT_NEGATIVE),
     **dict.fromkeys(("algorithm.value_coef", "algorithm.value_clip", "algorithm.entropy_coef", "evaluation.temperature"), _NOT_NEGATIVE),
