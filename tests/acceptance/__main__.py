@@ -17,7 +17,7 @@ from rayrl.errors import RayrlError
 from rayrl.ranking import rank
 from rayrl.telemetry.jsonl import read_metrics
 from tests.acceptance.in_process import train
-from tests.acceptance.table import CHECKS, ONE_TOKEN_RECIPE, SEEDS, TOKENS, TRIALS
+from tests.acceptance.table import CHECKS, ONE_TOKEN_RECIPE, SEEDS, TOKENS, TRIALS, Trial
 
 MEASURED = Path(__file__).parents[2] / "rayrl" / "measured.json"
 _RESULT = "trial.json"
@@ -136,15 +136,14 @@ def judged(found: Mapping[str, Sequence[Mapping[str, Any] | None]], checks: Sequ
 
 
 def write(file: Path, tokens: int, found: Mapping[str, Sequence[Mapping[str, Any] | None]], checks: Sequence[Any]) -> None:
-    """Replaces the outcomes of the trials and checks that were run, and keeps the others."""
+    """Replaces the outcomes of the trials and checks that were run, and keeps those of others that are still what they were."""
     old = json.loads(file.read_text("utf-8")) if file.is_file() else {"trials": {}, "checks": []}
     fresh = judged(found, checks)
     names = {(line["paper"], line["claim"]) for line in fresh}
     ended = {name: [r for r in results if r is not None] for name, results in found.items()}
     trials = {
         name: {
-            "recipe": TRIALS[name].recipe,
-            "overrides": list(TRIALS[name].overrides),
+            **dict(zip(("recipe", "overrides"), as_written(TRIALS[name]), strict=True)),
             "before": [_short(r["before"]) for r in results],
             "after": [_short(r["after"]) for r in results],
             "length": [_short(r["rollout/length_mean_tokens"]) for r in results],
@@ -156,12 +155,18 @@ def write(file: Path, tokens: int, found: Mapping[str, Sequence[Mapping[str, Any
         if results
     }
     kept = [line for line in old["checks"] if (line["paper"], line["claim"]) not in names]
-    known = {(c.paper, c.claim) for c in CHECKS}
-    lines = sorted([*(k for k in kept if (k["paper"], k["claim"]) in known), *fresh], key=lambda line: line["paper"])
-    everything = {"tokens": tokens, "trials": {**old["trials"], **trials}, "checks": lines}
+    place = {(c.paper, c.claim, c.arm, c.control, c.quantity): i for i, c in enumerate(CHECKS)}
+    where = lambda line: place.get((line["paper"], line["claim"], line["arm"], line["control"], line["quantity"]), -1)
+    lines = sorted((line for line in [*kept, *fresh] if where(line) >= 0), key=where)
+    same = {n: r for n, r in old["trials"].items() if n in TRIALS and (r["recipe"], r["overrides"]) == as_written(TRIALS[n])}
+    everything = {"tokens": tokens, "trials": {**same, **trials}, "checks": lines}
     part = file.with_suffix(".part")
     part.write_text(json.dumps(everything, indent=1) + "\n", "utf-8")
     os.replace(part, file)
+
+
+def as_written(trial: Trial) -> tuple[str, list[str]]:
+    return trial.recipe, list(trial.overrides)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

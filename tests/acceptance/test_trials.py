@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rayrl.config.loading import load
-from tests.acceptance.__main__ import MEASURED, main
+from tests.acceptance.__main__ import MEASURED, as_written, main
 from tests.acceptance.table import CHECKS, COMPARED, SEEDS, TRIALS
 
 PAPERS = sorted({c.paper for c in CHECKS})
@@ -16,7 +16,7 @@ PAPERS = sorted({c.paper for c in CHECKS})
 @pytest.mark.parametrize("name", TRIALS)
 def test_every_trial_loads_and_is_used(name):
     trial = TRIALS[name]
-    load(trial.recipe, list(trial.overrides), profile="cpu")
+    load(trial.recipe, list(trial.overrides), profile="in_process")
     assert name in COMPARED or any(name in (c.arm, c.control) for c in CHECKS)
 
 
@@ -28,7 +28,7 @@ def test_every_outcome_belongs_to_a_claim_and_has_a_number_for_every_seed():
         assert (line["arm"], line["control"], line["quantity"]) == (check.arm, check.control, check.quantity)
         assert len(line["arm_values"]) == len(line["control_values"]) <= len(SEEDS)
     for name, numbers in measured["trials"].items():
-        assert (numbers["recipe"], numbers["overrides"]) == (TRIALS[name].recipe, list(TRIALS[name].overrides))
+        assert (numbers["recipe"], numbers["overrides"]) == as_written(TRIALS[name])
 
 
 @pytest.mark.slow
