@@ -46,7 +46,7 @@ FLIPPED = (
 )
 """A reward model that is wrong about three in ten answers to half of the prompts."""
 PASSES = tuple(
-    f"rewards.components.pass_{i}={{verifier: 'tests.acceptance.scripted:estimate', args: {{index: {i}}}, weight: 1.0e-3}}"
+    f"rewards.components.pass_{i}={{verifier: 'tests.acceptance.scripted:estimate', args: {{index: {i}}}, weight: 1.0e-60}}"
     for i in range(10)
 )
 
