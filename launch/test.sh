@@ -30,7 +30,7 @@ check "ruff" ruff check .
 check "format" ruff format --check .
 check "types" mypy
 check "import contracts" lint-imports
-if (($#)); then check "tests" pytest "$@"; else check "tests" pytest -m "not slow"; fi
+if (($#)); then check "tests" pytest "$@"; else check "tests" pytest -m "not slow" --durations=30; fi
 
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -98,9 +98,9 @@ def _go_on_from(run: Run, place: Path) -> None:
         buffer.rewind(run.tasks_of(lost), run.version)
     else:  # nothing is under way: the same prompts get the same samples again
         buffer.reset()
+        run.work.go_on(run.roles.rollout, saved.get("engines", {}))
         run.refill_buffer(saved, place)
         buffer.set_version(run.version)
-        run.work.go_on(run.roles.rollout, saved["engines"])
     if run.config.agent.env is not None:  # texts are sent once, and those since the commit are lost
         run.roles.rollout.call("repeat_texts", timeout_s=run.config.deadlines.call_s)
     run.reconnect()

@@ -119,7 +119,7 @@ class Run(AbstractContextManager["Run"]):
             self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         self.roles.run()
         if self._saved:
-            self.work.go_on(self.roles.rollout, self._saved["engines"])
+            self.work.go_on(self.roles.rollout, self._saved.get("engines", {}))
         if self._saved and self.asynchronous:  # else every round of prompts does it
             seed = seed_of(config.run.seed, self._saved["position"])
             self.roles.rollout.call("reseed", seed, timeout_s=config.deadlines.call_s)

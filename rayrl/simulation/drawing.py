@@ -31,7 +31,7 @@ def picture(cells: Sequence[Cell], title: str) -> str:
             "tokens trained on per second and GPU</text>",
             *_panel(0, "GPUs, best share of them for engines", over_sizes, {math.log2(g): f"{g:,}" for g in sizes}, top),
             *_panel(_WIDTH, f"share of {size:,} GPUs for engines", over_shares, {s: f"{s:.0%}" for s in shares}, top),
-            *_names(over_shares, top),
+            *_names(over_shares),
             "</svg>\n",
         ]
     )
@@ -52,14 +52,14 @@ def _panel(left: float, label: str, lines: dict[int, Points], ticks: dict[float,
     return parts
 
 
-def _names(lines: dict[int, Points], top: float) -> list[str]:
-    """Beside the ends of the lines, the best bound on top."""
-    y, last, parts = _height(top), -1e9, []
+def _names(lines: dict[int, Points]) -> list[str]:
+    """The best bound on top."""
     colours = dict(zip(sorted(lines), _COLOURS, strict=False))
-    for bound in sorted(colours, key=lambda b: -lines[b][-1][1]):
-        last = max(y(lines[bound][-1][1]) + 4, last + 14)
-        parts.append(f'<text x="{2 * _WIDTH - 5}" y="{last:.1f}" fill="{colours[bound]}">staleness {bound}</text>')
-    return parts
+    order = sorted(colours, key=lambda bound: -max(value for _, value in lines[bound]))
+    return [
+        f'<text x="{2 * _WIDTH - 5}" y="{_TOP + 14 * i + 10}" fill="{colours[bound]}">staleness {bound}</text>'
+        for i, bound in enumerate(order)
+    ]
 
 
 def _scale(left: float, ticks: Sequence[float]) -> Callable[[float], float]:

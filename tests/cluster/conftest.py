@@ -13,7 +13,7 @@ from rayrl.models import tiny
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """Two nodes: ``learner``, the head, and ``rollout``."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), jobs=True)
     try:
         cluster.start("learner", "rollout")
         yield cluster

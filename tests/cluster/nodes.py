@@ -33,9 +33,9 @@ QUICK_TO_NOTICE = {
 class Cluster:
     """Nodes by number, one core each, known by a custom resource of their own; node 0 is the head."""
 
-    def __init__(self, folder: Path, **variables: str) -> None:
-        """``variables``: for Ray's own processes."""
-        self.folder, self._variables = folder, variables
+    def __init__(self, folder: Path, *, jobs: bool = False, **variables: str) -> None:
+        """``jobs``: with the dashboard, which takes submitted jobs. ``variables``: for Ray's own processes."""
+        self.folder, self._variables, self._jobs = folder, variables, jobs
         self.wire = Wire.make()
         self.port, self.dashboard = (6379, 8265) if self.wire else (_free_port(), _free_port())
         self.token = folder / "token"
@@ -79,7 +79,8 @@ class Cluster:
         node, shared = len(self._nodes), ["--num-cpus=1", "--object-store-memory=104857600", "--block", "--disable-usage-stats"]
         if self.wire:
             self.wire.plug(node, self.address_of(node))
-        head = ["--head", f"--port={self.port}", f"--dashboard-host={self.address_of(0)}", f"--dashboard-port={self.dashboard}"]
+        board = [f"--dashboard-host={self.address_of(0)}", f"--dashboard-port={self.dashboard}"]
+        head = ["--head", f"--port={self.port}", *(board if self._jobs else ["--include-dashboard=false"])]
         place = [f"--address={self.address}"] if node else head
         self._launch(node, [*place, f'--resources={{"{resource}": 1}}', *shared])
         found: set[str] = set()

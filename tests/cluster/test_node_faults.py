@@ -122,15 +122,17 @@ def test_engines_come_and_go_with_their_nodes_and_the_learner_never_pauses(nodes
     cluster.join("rollout")
     took["another joined"] = job.until(lambda: job.said.count("rollout-1 joined: 2 at work") == 2)
     job.steps(5)
+    took["longest pause of the learner so far"] = calm = longest_pause_s(job.folder, began)
+    at = job.step
     cluster.kill(3)
-    took["a node vanished, five steps later"] = job.steps(5)
+    took["a node vanished, ten steps later"] = job.steps(10)
     took["its place is given up"] = job.until(lambda: job.said.count("rollout-1 left: 1 at work") == 2)
     job.steps(5)
     job.end()
-    took["longest pause of the learner"] = longest_pause_s(job.folder, began)
+    took["longest pause since"] = lost = longest_pause_s(job.folder, at)
     print("".join(f"\n  {what}: {seconds:.1f} s" for what, seconds in took.items()))
     assert_nothing_was_lost(job.folder)
-    assert took["longest pause of the learner"] < 10.0
+    assert calm < 5.0 and lost < 15.0  # until Ray notices that a node is gone, weights are offered to it
 
 
 def test_a_node_that_is_slow_cut_off_or_killed_delays_the_run_and_costs_nothing_else(nodes, begin):

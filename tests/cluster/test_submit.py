@@ -75,9 +75,14 @@ def test_a_job_trains_across_two_nodes_and_its_log_and_status_are_shown(cluster,
     assert (node_of(folder, "learner-0"), node_of(folder, "rollout-0")) == (cluster.address_of(0), cluster.address_of(1))
     to_learner, to_rollout = np.diff(np.array(seen), axis=0).mean(axis=0)
     weights = steps[-1]["sync/bytes"]
-    step_s, sync_s = (np.mean([row[name] for row in steps[1:]]) for name in ("step/total_s", "sync/total_s"))
+    mean = lambda name: float(np.mean([row[name] for row in steps[1:]]))
     print(f"\n  per step to the rollout node {to_rollout / 2**20:.2f} MiB (weights {weights / 2**20:.2f} MiB), ", end="")
-    print(f"to the learner node {to_learner / 2**10:.0f} KiB; step {step_s:.2f} s, weight update {sync_s:.2f} s")
+    print(f"to the learner node {to_learner / 2**10:.0f} KiB; step {mean('step/total_s'):.2f} s: ", end="")
+    print(
+        ", ".join(f"{what} {mean(f'step/{name}_s'):.2f} s" for what, name in (("generation", "generate_wait"), ("learning", "learn"))),
+        end="",
+    )
+    print(f", weight update {mean('sync/total_s'):.2f} s")
     assert weights <= to_rollout < 1.5 * weights + 2**18  # every weight crosses once
     assert 0 < to_learner < 2**20
 

@@ -12,6 +12,7 @@ from rayrl import driver
 from rayrl.config.loading import load
 from rayrl.telemetry.jsonl import read_metrics
 
+pytestmark = pytest.mark.usefixtures("one_ray")
 FAST = [
     "telemetry.wandb=off",
     "agent.envs_per_worker=4",

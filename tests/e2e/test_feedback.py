@@ -18,6 +18,7 @@ from rayrl.models import tiny, warmstart
 from rayrl.telemetry.jsonl import read_metrics
 from tests.standin.process import standin
 
+pytestmark = pytest.mark.usefixtures("one_ray")
 QUIET = ["telemetry.wandb=off", "telemetry.report=false", "checkpoint.export=false", "placement.object_store_mib=256"]
 SHORT = [
     *("run.steps=3", "batch.groups_per_step=4", "batch.group_size=4", "rollout.engine=fake", "sync.canary=false", "learner.cpu_threads=1"),

@@ -15,6 +15,7 @@ from rayrl.config.loading import load
 from rayrl.telemetry.jsonl import read_metrics
 from tests.standin.process import standin
 
+pytestmark = pytest.mark.usefixtures("one_ray")
 QUIET = ["telemetry.wandb=off", "telemetry.report=false", "placement.object_store_mib=128"]
 
 

@@ -23,6 +23,7 @@ from rayrl.errors import Interrupted, RoleFailed
 from rayrl.models import tiny
 from rayrl.telemetry.jsonl import read_metrics
 
+pytestmark = pytest.mark.usefixtures("one_ray")
 FAST = [
     "telemetry.wandb=off",
     "batch.groups_per_step=4",
@@ -35,6 +36,9 @@ FAST = [
     "placement.object_store_mib=128",
     "rewards.components={correct: {verifier: 'user_code:parity'}}",
 ]
+SMALL = ["rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false", "learner.backend=torch", "telemetry.spans=false"]
+IN_PROCESS = "placement.runtime=in_process"
+"""For what Ray has no part in."""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +113,7 @@ def test_an_asynchronous_run_overlaps_and_never_exceeds_its_staleness_bound(run)
 
 
 def test_with_learning_rate_zero_nothing_moves(run, nano):
-    folder = run("run.steps=3", "learner.optim.lr=0.0", "rollout.engine=vllm", "evaluation.enabled=false")
+    folder = run("run.steps=3", "learner.optim.lr=0.0", "rollout.engine=torch", "evaluation.enabled=false")
     assert same(weights(folder / "policy"), weights(nano))
     assert all(row["mismatch/abs"] < 1e-4 for row in rows(folder))
 
@@ -142,8 +146,7 @@ def test_a_tool_environment_over_several_turns_trains_on_no_token_that_the_polic
 
 
 def test_a_reward_that_raises_hangs_or_is_no_number_costs_only_its_own_samples(run):
-    folder = run("run.steps=2", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false", "rewards.timeout_s=0.5",
-                 "rewards.components.bad.verifier=user_code:moody")  # fmt: skip
+    folder = run(*SMALL, IN_PROCESS, "run.steps=2", "rewards.timeout_s=0.5", "rewards.components.bad.verifier=user_code:moody")
     steps = rows(folder)
     assert len(steps) == 2 and sum(row["rewards/failed_count"] for row in steps) > 0
     assert all(0 < row["batch/trajectories"] < 16 for row in steps)
@@ -151,13 +154,14 @@ def test_a_reward_that_raises_hangs_or_is_no_number_costs_only_its_own_samples(r
 
 
 def test_dynamic_sampling_refills_groups_that_teach_nothing(run):
-    folder = run("run.steps=2", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false", "algorithm.name=dapo",
-                 "rewards.components={correct: {verifier: 'user_code:mostly_equal'}}", "evaluation.component=correct")  # fmt: skip
+    rewards = ["rewards.components={correct: {verifier: 'user_code:mostly_equal'}}", "evaluation.component=correct"]
+    folder = run(*SMALL, IN_PROCESS, "run.steps=2", "algorithm.name=dapo", *rewards)
     steps = rows(folder)
     assert all(row["batch/groups"] == 4 and row["batch/zero_variance_share"] == 0 for row in steps)
     assert steps[-1]["buffer/dropped/zero_variance"] > 0
 
 
+@pytest.mark.slow  # chaos/test_every_role.py kills each role of a run, this one too
 def test_a_rollout_worker_that_is_killed_is_replaced_and_no_ordinal_is_lost_or_trained_twice(run, tmp_path):
     def kill_one() -> None:
         log, metrics = tmp_path / "run" / "logs" / "rollout-0.log", tmp_path / "run" / "metrics.jsonl"
@@ -186,7 +190,7 @@ def test_a_learner_that_dies_ends_the_run_with_its_name_and_a_crash_report(run, 
     killer = Thread(target=kill_learner)
     killer.start()
     with pytest.raises(RoleFailed, match="learner-0 died"):
-        run("run.steps=5000", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false")
+        run("run.steps=5000", *SMALL)
     killer.join(10)
     assert "learner-0 died" in json.loads((tmp_path / "run" / "crash.json").read_text())["message"]
 
@@ -203,9 +207,6 @@ def kill_learner_once(folder: Path, step: int) -> Thread:
     return thread
 
 
-SMALL = ["rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false", "learner.backend=torch", "telemetry.spans=false"]
-
-
 def test_a_learner_that_dies_goes_on_from_the_last_commit_as_if_nothing_had_happened(run, tmp_path):
     settings = [*SMALL, "run.steps=60", "run.deterministic=true", "checkpoint.every=5"]
     killer = kill_learner_once(tmp_path / "broken", 12)
@@ -217,6 +218,7 @@ def test_a_learner_that_dies_goes_on_from_the_last_commit_as_if_nothing_had_happ
     assert [r["learner/loss"] for r in rows(straight)] == [r["learner/loss"] for r in rows(broken)]
 
 
+@pytest.mark.slow  # chaos/test_every_role.py kills the learner of an asynchronous run, among others
 def test_an_asynchronous_learner_that_dies_trains_every_ordinal_once_into_the_weights_that_live_on(run, tmp_path):
     killer = kill_learner_once(tmp_path / "run", 12)
     folder = run(*SMALL, "run.steps=60", "buffer.max_staleness=2", "checkpoint.every=5")
@@ -275,8 +277,7 @@ def test_kill_9_of_the_driver_and_resume_is_the_uninterrupted_run_bit_for_bit(na
 
 def test_ctrl_c_saves_exits_130_and_says_how_to_go_on(nano, tmp_path):
     folder = tmp_path / "run"
-    settings = ["run.steps=5000", "rollout.engine=fake", "sync.canary=false", "evaluation.enabled=false"]
-    process = subprocess.Popen(command(nano, folder, *settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(nano, folder, *SMALL, "run.steps=5000"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(process, folder, 2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
