@@ -60,19 +60,20 @@ def retrieval(
 
 
 def documents(
-    split: str, *, count: int = 64, queries: int = 40, terms: int = 6, noise: float = 0.34, negatives: int = 3, seed: int = 0
+    split: str, *, count: int = 64, queries: int = 40, terms: int = 8, noise: float = 0.2, negatives: int = 3, seed: int = 0
 ) -> Sequence[Row]:
     """A made-up collection: ``count`` documents of ``terms`` terms (letters), identified by three letters of sixteen; for each ``queries``
-    queries of three terms, each replaced by a random one with probability ``noise``; negatives by `bm25`. ``seed`` makes the collection."""
-    if not 2 <= count <= 16**3 or not 1 <= terms <= len(string.ascii_lowercase) or not 0 <= noise < 1:
-        raise ConfigError(f"data.task_args: count {count}, terms {terms}, noise {noise}", "Use 2 to 4096, 1 to 26, and below 1.")
+    queries of five of its terms in alphabetical order, each replaced by a random one with probability ``noise``; negatives by `bm25`.
+    ``seed`` makes the collection."""
+    if not 2 <= count <= 16**3 or not 5 <= terms <= len(string.ascii_lowercase) or not 0 <= noise < 1:
+        raise ConfigError(f"data.task_args: count {count}, terms {terms}, noise {noise}", "Use 2 to 4096, 5 to 26, and below 1.")
     rng = random.Random(seed)
     names = rng.sample(["".join((a, b, c)) for a in _LETTERS for b in _LETTERS for c in _LETTERS], count)
     corpus = {name: rng.sample(string.ascii_lowercase, terms) for name in names}
     found: dict[str, tuple[str, list[str], list[str]]] = {}
     for name, own in corpus.items():
         for _ in range(queries):
-            asked = [t if rng.random() >= noise else rng.choice(string.ascii_lowercase) for t in rng.choices(own, k=3)]
+            asked = sorted(t if rng.random() >= noise else rng.choice(string.ascii_lowercase) for t in rng.sample(own, 5))
             found.setdefault("".join(asked), (f"{''.join(asked)}>", [name], bm25(asked, corpus)[: negatives + 1]))
     return _rows(split, list(found.values()), negatives, 0.1, seed, "documents")
 

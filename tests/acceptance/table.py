@@ -76,7 +76,10 @@ def _planted(recipe: str, *more: str) -> Trial:
 
 
 _COMMA = "algorithm.args={separator: ','}"
-_RETRIEVAL = ("run.steps=100", "run.tokens=10000000", "checkpoint.export=true", "learner.optim.lr=1.0e-4")
+_RETRIEVAL = (
+    *("run.steps=60", "run.tokens=10000000", "checkpoint.export=true", "learner.optim.lr=3.0e-5"),
+    *("batch.groups_per_step=32", "data.eval_size=100"),
+)
 
 TRIALS: Mapping[str, Trial] = {
     "grpo": Trial("arithmetic_grpo"),
