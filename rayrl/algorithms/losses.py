@@ -48,9 +48,18 @@ class LossOutput:
     """Sums over action tokens and maxima, see metrics.py."""
 
 
-def ppo_clip(inputs: LossInputs) -> LossOutput:
-    """``-w min(rho A, clip(rho) A)``, ``rho = pi / old`` per token (PPO, arXiv 1707.06347 eq. 7; GRPO, arXiv 2402.03300 eq. 3)."""
-    return _clipped_surrogate(inputs, log_ratio(inputs.logprobs, inputs.prox_logprobs, inputs.action_mask))
+def ppo_clip(inputs: LossInputs, *, dual_clip: float = 0.0) -> LossOutput:
+    """``-w min(rho A, clip(rho) A)``, ``rho = pi / old`` per token (PPO, arXiv 1707.06347 eq. 7; GRPO, arXiv 2402.03300 eq. 3).
+
+    ``dual_clip`` c > 0: where A < 0 it is ``-w max(min(...), c A)``, so that a token whose ratio has run away stops teaching (dual clip,
+    arXiv 1912.09729 eq. 5).
+    """
+    found = _clipped_surrogate(inputs, log_ratio(inputs.logprobs, inputs.prox_logprobs, inputs.action_mask))
+    if not dual_clip:
+        return found
+    signal = _signal(inputs)
+    bounded = torch.where(signal < 0, torch.minimum(found.token_loss, -dual_clip * signal), found.token_loss)
+    return LossOutput(bounded, found.metrics)
 
 
 def gspo(inputs: LossInputs) -> LossOutput:

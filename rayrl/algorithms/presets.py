@@ -38,6 +38,9 @@ class Preset:
         return ADVANTAGES[self.advantage].values
 
 
+_DUAL = {"dual_clip": 10.0}
+"""As Mirage-or-Method's kit has it (arXiv 2508.21188)."""
+
 PRESETS = {
     "grpo": Preset(
         "Group Relative Policy Optimization", "2402.03300", "grpo", "ppo_clip", "sequence_mean", kl_place="loss", kl_estimator="k3"
@@ -64,8 +67,12 @@ PRESETS = {
         "Clipped IS-weight Policy Optimization", "2506.13585", "grpo", "cispo", "token_mean", "zero_variance", clip_low=1.0, clip_high=4.0
     ),
     # ---- credit: which part of the rewards' distribution teaches, and what steps are paid
-    "nsr": Preset("Negative-sample reinforcement", "2506.01347", "nsr", "ppo_clip", "token_mean", "zero_variance", clip_high=0.28),
-    "psr": Preset("Positive-sample reinforcement", "2506.01347", "psr", "ppo_clip", "token_mean", "zero_variance", clip_high=0.28),
+    "nsr": Preset(
+        "Negative-sample reinforcement", "2506.01347", "nsr", "ppo_clip", "token_mean", "zero_variance", clip_high=0.28, args=_DUAL
+    ),
+    "psr": Preset(
+        "Positive-sample reinforcement", "2506.01347", "psr", "ppo_clip", "token_mean", "zero_variance", clip_high=0.28, args=_DUAL
+    ),
     "riskpo": Preset("RiskPO", "2510.00911", "riskpo", "gspo", "sequence_mean", clip_low=3e-4, clip_high=4e-4),
     "pure": Preset("PURE: min-form credit", "2504.15275", "pure_rloo", "ppo_clip", "token_mean", steps="min_form"),
     "clip_delta": Preset("Clip and Delta", "2410.15115", "reinforce_pp", "ppo_clip", "token_mean", steps="clip_delta", args={"coef": 0.02}),

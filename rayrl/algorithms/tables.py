@@ -74,7 +74,10 @@ TOKEN_ADVANTAGES = {
 ADVANTAGES = OUTCOME_ADVANTAGES | TOKEN_ADVANTAGES
 
 TOKEN_LOSSES = {
-    "ppo_clip": _at("losses:ppo_clip"),
+    "ppo_clip": _at(
+        "losses:ppo_clip",
+        knobs={"dual_clip": Knob(0.0, "ratio beyond which a token of a bad answer stops teaching; 0 is none", 0)},
+    ),
     "gspo": _at("losses:gspo"),
     "cispo": _at("losses:cispo"),
     "reinforce": _at("losses:reinforce"),

@@ -28,7 +28,7 @@ TWO_SCALES = (
 
 
 PLANTED = (
-    *("data.source=task:planted", "data.task_args={digits: [3], size: 4000}", "run.tokens=40000", "learner.optim.lr=1.0e-4"),
+    *("data.source=task:planted", "data.task_args={digits: [3], size: 4000}", "run.tokens=30000", "learner.optim.lr=2.0e-4"),
     *("rollout.sampling.max_tokens=40", "rollout.sampling.stop=['.']", "rewards.components.correct.verifier=planted"),
     *("evaluation.samples=4", "evaluation.temperature=1.0"),
 )
@@ -63,12 +63,12 @@ class Trial:
     """Also measure how well it retrieves, before and after."""
 
 
-def _cell(name: str, **place: str) -> Trial:
+def _cell(name: str, tokens: int = TOKENS, **place: str) -> Trial:
     """A cell of a study of the checkout, other axes at their first options."""
     found = study.find(name)
     options = tuple(place.get(axis, next(iter(found.axes[axis]))) for axis in found.axes)
     arm = study.arms(found)[options]
-    return Trial(arm.recipe, (*arm.overrides, "run.tokens=40000", "learner.optim.lr=1.0e-4"), "planted")
+    return Trial(arm.recipe, (*arm.overrides, f"run.tokens={tokens}", "learner.optim.lr=2.0e-4"), "planted")
 
 
 def _planted(recipe: str, *more: str) -> Trial:
@@ -77,8 +77,8 @@ def _planted(recipe: str, *more: str) -> Trial:
 
 _COMMA = "algorithm.args={separator: ','}"
 _RETRIEVAL = (
-    *("run.steps=60", "run.tokens=10000000", "checkpoint.export=true", "learner.optim.lr=3.0e-5"),
-    *("batch.groups_per_step=32", "data.eval_size=100"),
+    *("run.steps=40", "run.tokens=10000000", "checkpoint.export=true", "learner.optim.lr=3.0e-5"),
+    *("batch.groups_per_step=32", "data.eval_size=60"),
 )
 
 TRIALS: Mapping[str, Trial] = {
@@ -130,10 +130,10 @@ TRIALS: Mapping[str, Trial] = {
     "random, unknown": _cell("alignment", task="unknown", reward="random"),
     "robust, w 1": Trial(ONE_TOKEN_RECIPE, (*ONE_TOKEN, "rewards.aggregate_args.w=1.0"), ONE_TOKEN_RECIPE),
     "robust, w .4": Trial(ONE_TOKEN_RECIPE, (*ONE_TOKEN, "rewards.aggregate_args.w=0.4"), ONE_TOKEN_RECIPE),
-    "labels, H 16": _cell("verifier", horizon="16", prompts="256", side="verifier_based"),
-    "clones, H 16": _cell("verifier", horizon="16", prompts="256", side="verifier_free"),
-    "labels, H 40": _cell("verifier", horizon="40", prompts="256", side="verifier_based"),
-    "clones, H 40": _cell("verifier", horizon="40", prompts="256", side="verifier_free"),
+    "labels, H 16": _cell("verifier", 40_000, horizon="16", prompts="256", side="verifier_based"),
+    "clones, H 16": _cell("verifier", 40_000, horizon="16", prompts="256", side="verifier_free"),
+    "labels, H 40": _cell("verifier", 40_000, horizon="40", prompts="256", side="verifier_based"),
+    "clones, H 40": _cell("verifier", 40_000, horizon="40", prompts="256", side="verifier_free"),
     "grpo, searching": _planted("planted"),
     "laser": _planted("methods/20-laser", "algorithm.args.target=8"),
     "laser_d": _planted("methods/20-laser-d", "algorithm.args.target=12", "algorithm.args.step=4"),

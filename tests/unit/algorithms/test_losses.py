@@ -173,3 +173,16 @@ def test_kl_metrics_are_means_of_the_k3_estimate_and_ratio_its_mean(random_input
         if loss is not gspo:
             torch.testing.assert_close(metrics["policy/ratio"], rho.sum())
             torch.testing.assert_close(metrics["policy/ratio_max"], rho.max())
+
+
+def test_a_dual_clip_bounds_bad_answers_alone_and_ends_their_gradient(random_inputs):
+    for seed in range(50):
+        inputs = random_inputs(np.random.default_rng(seed), drift=1.5)
+        plain, dual = ppo_clip(inputs).token_loss, ppo_clip(inputs, dual_clip=3.0).token_loss
+        signal = torch.where(inputs.action_mask, inputs.weights * inputs.advantages, 0)
+        ratio = torch.where(inputs.action_mask, inputs.logprobs - inputs.prox_logprobs, 0).exp()
+        bounded = (signal < 0) & (ratio > 3)
+        torch.testing.assert_close(dual, torch.where(bounded, -3.0 * signal, plain))
+        slope = gradient(lambda x: ppo_clip(x, dual_clip=3.0), inputs)
+        torch.testing.assert_close(slope, torch.where(bounded, 0, gradient(ppo_clip, inputs)))
+        assert torch.equal(ppo_clip(inputs, dual_clip=0.0).token_loss, plain)
