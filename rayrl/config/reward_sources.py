@@ -47,11 +47,6 @@ def roles(config: Config) -> list[str]:
     return [*(job for job in jobs(config) if job != VERIFIERS), *([rating] if rating else [])]
 
 
-def job_of(config: Config, component: str) -> str:
-    """The job that scores ``component``."""
-    return next(job for job, found in jobs(config).items() if component in found)
-
-
 def main_component(config: Config) -> str:
     """The component that counts as correct."""
     return config.evaluation.component or next(iter(config.rewards.components))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayrl.telemetry.files import replace_atomically, storage_errors
+from rayrl.telemetry.files import storage_errors
 from rayrl.telemetry.spans import Span
 
 
@@ -39,28 +39,21 @@ class TraceFile:
             self._file.close()
 
 
-def write_perfetto(path: Path | str, spans_by_role: Mapping[str, Sequence[Span]]) -> Path:
-    """A complete trace in one go (gzip when the name ends in .gz); replaces ``path`` atomically. Raises `StorageError`."""
-    path = Path(path)
-    data = json.dumps({"traceEvents": list(_Tracks().events(spans_by_role)), "displayTimeUnit": "ms"}).encode()
-    replace_atomically(path, lambda temporary: temporary.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data))
-    return path
-
-
 class _Tracks:
-    """Small track numbers for roles and their threads, and the trace events of spans."""
+    """Track numbers for roles and their threads, and the trace events of spans. A role keeps its number when the run is resumed."""
 
     def __init__(self) -> None:
-        self._pids: dict[str, int] = {}
+        self._named: set[str] = set()
         self._tids: dict[tuple[str, int], int] = {}
 
     def events(self, spans_by_role: Mapping[str, Sequence[Span]]) -> Iterator[dict[str, Any]]:
         for role, spans in sorted(spans_by_role.items()):
-            if role not in self._pids:
-                self._pids[role] = len(self._pids) + 1
-                yield {"ph": "M", "name": "process_name", "pid": self._pids[role], "args": {"name": role}}
+            pid = zlib.crc32(role.encode()) >> 1  # small enough for a signed number
+            if role not in self._named:
+                self._named.add(role)
+                yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": role}}
             for span in spans:
                 tid = self._tids.setdefault((role, span.thread), len(self._tids) + 1)
                 # A clock that was set back during the span must not give a negative length.
                 event = {"ph": "X", "name": span.name, "ts": span.start_ns / 1e3, "dur": max(0, span.duration_ns) / 1e3}
-                yield event | {"pid": self._pids[role], "tid": tid} | ({"args": dict(span.args)} if span.args else {})
+                yield event | {"pid": pid, "tid": tid} | ({"args": dict(span.args)} if span.args else {})

@@ -6,8 +6,8 @@ The clock is the wall clock in nanoseconds, so that the spans of different proce
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from time import time_ns
@@ -87,11 +87,3 @@ class Burst:
         if self._span is not None:
             self._span.__exit__(None, None, None)
             self._span = None
-
-
-def seconds_by_name(spans: Iterable[Span]) -> dict[str, float]:
-    """Sum of durations per span name."""
-    total: Counter[str] = Counter()
-    for span in spans:
-        total[span.name] += span.duration_ns
-    return {name: ns / 1e9 for name, ns in total.items()}
