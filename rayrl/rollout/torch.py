@@ -2,7 +2,7 @@
 
 Every step decodes one token for each running row; rows that finish leave the batch and the cache at once, and waiting
 requests take their place in the next step. Samples of one prompt share its prefill. Rows are padded on the left in the cache
-only: no linear layer ever sees a padded position while decoding.
+only (`row_cache`): no linear layer ever sees a padded position while decoding.
 
 A weight update keeps the cache of running rows, like vLLM's pause mode ``keep``: their old tokens stay encoded by the old
 weights, new tokens come from the new ones. New requests are always prefilled anew.
@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from rayrl.config.schema import ModelConfig, RolloutConfig
 from rayrl.errors import EnvironmentMissing
 from rayrl.rollout.canary import canary_report
+from rayrl.rollout.row_cache import RowCache
 from rayrl.rollout.sampling import draw, processed_logprobs
 from rayrl.sync.plan import check_compatible, unpack, verify, wire_items
 from rayrl.types import FinishReason, FloatArray, GenerationRequest, GenerationResult, IntArray, SyncReport, VersionSpan, WeightUpdate
@@ -61,7 +62,7 @@ class TorchEngine:
         self._max_length, self._max_running = model.max_length, rollout.max_running
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
-        self._cache: DynamicCache | None = None
+        self._cache: RowCache | None = None
         self._version = 0
         self._shared = torch.Generator(self._device)
         self.reseed(seed)
@@ -90,6 +91,7 @@ class TorchEngine:
             self._keep([i for i, reason in enumerate(reasons) if reason is None])
         return done
 
+    @torch.inference_mode()
     def abort(self, ids: Sequence[str]) -> None:
         gone = set(ids)
         self._waiting = deque(row for row in self._waiting if row.request.id not in gone)
@@ -155,8 +157,9 @@ class TorchEngine:
         cache = DynamicCache(config=self._model.config)
         out = self._model(ids_t, attention_mask=mask_t, position_ids=positions_t, past_key_values=cache, logits_to_keep=1)
         index = torch.tensor(owner, device=self._device)
-        cache.batch_select_indices(index)
-        self._cache = cache if self._cache is None else _merged(self._cache, cache)
+        if self._cache is None:
+            self._cache = RowCache(len(cache.layers))
+        self._cache.join(cache, index)
         self._rows += fresh
         return out.logits[index, -1]
 
@@ -183,25 +186,10 @@ class TorchEngine:
         """Drops all other rows and the padding that only they needed."""
         if len(rows) == len(self._rows):
             return
-        self._rows = [self._rows[i] for i in rows]
         if not rows:
-            self._cache = None
+            self._rows, self._cache = [], None
             return
-        index, width = torch.tensor(rows, device=self._device), max(row.cached for row in self._rows)
-        for layer in self._cache.layers:
-            layer.keys, layer.values = layer.keys[index][..., -width:, :], layer.values[index][..., -width:, :]
-
-
-def _merged(one: DynamicCache, other: DynamicCache) -> DynamicCache:
-    """``one`` with the rows of ``other`` below its own, the narrower of the two padded on the left."""
-    width = max(one.get_seq_length(), other.get_seq_length())
-
-    def padded(t: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pad(t, (0, 0, width - t.shape[-2], 0))
-
-    for a, b in zip(one.layers, other.layers, strict=True):
-        a.keys, a.values = torch.cat([padded(a.keys), padded(b.keys)]), torch.cat([padded(a.values), padded(b.values)])
-    return one
+        self._rows = [self._rows[i] for i in self._cache.leave(rows, max(self._rows[i].cached for i in rows))]
 
 
 def _eos_ids(model, tokenizer) -> frozenset[int]:
