@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from rayrl.config.schema import ModelConfig, RolloutConfig
 from rayrl.errors import EnvironmentMissing
 from rayrl.rollout.canary import canary_report
+from rayrl.rollout.folded_attention import FOLDED
 from rayrl.rollout.row_cache import RowCache
 from rayrl.rollout.sampling import draw, processed_logprobs
 from rayrl.sync.plan import check_compatible, unpack, verify, wire_items
@@ -55,6 +56,8 @@ class TorchEngine:
             model.path, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
         )
         self._model.to(self._device).eval()
+        if self._model.config._attn_implementation == "sdpa":
+            self._model.set_attn_implementation(FOLDED)
         self._tokenizer = AutoTokenizer.from_pretrained(model.tokenizer or model.path, trust_remote_code=model.trust_remote_code)
         self._eos = _eos_ids(self._model, self._tokenizer)
         tied = bool(getattr(self._model.config, "tie_word_embeddings", False))
