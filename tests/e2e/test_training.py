@@ -257,9 +257,8 @@ def wait_for_commit(process: subprocess.Popen, folder: Path) -> None:
 
 def test_kill_9_of_the_driver_and_resume_is_the_uninterrupted_run_bit_for_bit(nano, tmp_path):
     settings = ["run.steps=6", "run.deterministic=true", "rollout.engine=vllm", "evaluation.enabled=false"]
-    straight = tmp_path / "straight"
-    subprocess.run(command(nano, straight, *settings), check=True, timeout=240, capture_output=True)
-    broken = tmp_path / "broken"
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    beside = subprocess.Popen(command(nano, straight, *settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     process = subprocess.Popen(command(nano, broken, *settings, "checkpoint.every=2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(process, broken, 3)
     wait_for_commit(process, broken)
@@ -267,6 +266,8 @@ def test_kill_9_of_the_driver_and_resume_is_the_uninterrupted_run_bit_for_bit(na
     process.communicate(timeout=30)
     assert len(rows(broken)) < 6
     subprocess.run([sys.executable, "-m", "rayrl", "resume", str(broken)], check=True, timeout=240, capture_output=True)
+    said = beside.communicate(timeout=240)[0]
+    assert beside.returncode == 0, said
     assert same(weights(straight / "policy"), weights(broken / "policy"))
     for a, b in zip(rows(straight), rows(broken), strict=True):
         assert {k: a[k] for k in ("learner/loss", "learner/grad_norm", "reward/mean")} == {
@@ -285,9 +286,7 @@ def test_ctrl_c_saves_exits_130_and_says_how_to_go_on(nano, tmp_path):
     assert f"rayrl resume {folder}" in err and "Traceback" not in err + out
     last = rows(folder)[-1]["step"]
     assert (folder / "checkpoints" / f"step-{last:06d}" / "manifest.json").exists()
-    subprocess.run(
-        [sys.executable, "-m", "rayrl", "resume", str(folder), f"run.steps={last + 2}"], check=True, timeout=240, capture_output=True
-    )
+    driver.resume(folder, [f"run.steps={last + 2}"])
     assert [row["step"] for row in rows(folder)] == list(range(1, last + 3))
     found = trajectories(folder)
     assert len({t.id for t in found}) == len(found) == (last + 2) * 16
