@@ -148,6 +148,7 @@ class Cluster:
         self._signal(node, signal.SIGCONT)
 
     def stop(self) -> None:
+        """May be called again."""
         for node, process in reversed(list(enumerate(self._nodes))):
             self.thaw(node)
             process.terminate()
@@ -155,10 +156,10 @@ class Cluster:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
             self.kill(node)
-        if self.wire:
-            self.wire.remove()
-        for node in range(len(self._nodes)):
             shutil.rmtree(self._temp(node), ignore_errors=True)
+        if self.wire and self._nodes:
+            self.wire.remove()
+        self._nodes.clear()
 
     # ---- inside
 
