@@ -157,7 +157,7 @@ class Cluster:
                 process.wait(20)
             self.kill(node)
             shutil.rmtree(self._temp(node), ignore_errors=True)
-        if self.wire and self._nodes:
+        if self.wire:
             self.wire.remove()
         self._nodes.clear()
 
