@@ -93,7 +93,7 @@ def test_a_language_model_run_with_vllm_engines_outlives_ten_minutes_of_kills(tm
 
 def test_an_agents_run_outlives_ten_minutes_of_kills(tmp_path, until_told):
     folder = tmp_path / "run"
-    loaded = load("agent_chain", [*SHARED, f"run.dir={folder}", "agent.eval_episodes=8", "evaluation.enabled=false", "checkpoint.every=20"])
+    loaded = load("agent_chain", [*SHARED, f"run.dir={folder}", "agent.eval_episodes=8", "evaluation.enabled=false"])
     havoc = endure(loaded, folder, ("rollout", "learner", "buffer", "archive"), until_told)
     report(folder, havoc)
     assert len(havoc.kills) >= CHAOS_S / 22 - 3
