@@ -9,14 +9,17 @@ _SMALLEST, _LARGEST = 0.05, 20.0
 """Bounds of the ratio itself: beyond them the surrogate has no gradient (ONI, Sample Factory)."""
 
 
-def clipped_surrogate(ratios: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """``-min(ρA, clip(ρ, 1/(1+ε), 1+ε)·A)`` per action (Schulman et al. 2017, eq. 7), and metrics as sums over actions.
+def clipped_surrogate(ratios: Tensor, advantages: Tensor, clip: float, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """``-w·min(ρA, clip(ρ, 1/(1+ε), 1+ε)·A)`` per action (Schulman et al. 2017, eq. 7), and metrics as sums over actions.
 
-    ``ratios`` float32[T, B] with gradient: π(a|x) / μ(a|x); ``advantages`` float32[T, B] without.
+    ``ratios`` float32[T, B] with gradient: π(a|x) / μ(a|x); ``advantages`` float32[T, B] without. ``weights`` float32[T, B] where the
+    ratio is to a proximal policy: its truncated importance weight against μ (Hilton et al. 2021, arXiv 2110.00641, eq. 2).
     """
     low, high = 1 / (1 + clip), 1 + clip
     bounded = ratios.clamp(_SMALLEST, _LARGEST)
     loss = -torch.min(bounded * advantages, bounded.clamp(low, high) * advantages)
+    if weights is not None:
+        loss = weights * loss
     detached = ratios.detach()
     metrics = {
         "policy/ratio": detached.sum(dtype=torch.float64),

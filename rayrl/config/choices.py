@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "feedback.pairs.inconsistent": ("tie", "failed"),
     "feedback.pairs.select": ("random", "uncertainty"),
     "agent.credit": ("vtrace", "gae"),
+    "agent.clip_around": ("behavior", "proximal"),
     "agent.network.size": ("oni", "small"),
     "agent.intrinsic.kind": ("none", "count", "retrieval", "classification", "ranking", "cosine"),
     "algorithm.name": tuple(registry.PRESETS),

@@ -347,6 +347,9 @@ class AgentConfig:
     """V-trace: upper bound c̄ of the trace weight."""
     clip: float = 0.1
     """Policy ratios are clipped to [1/(1+clip), 1+clip]."""
+    clip_around: str = "behavior"
+    """Policy in the denominator of those ratios: behavior (the one that acted; ONI) or proximal (the one before this learner step, each
+    action weighed by its truncated importance weight): what was sampled some versions ago still teaches then."""
     value_coef: float = 0.5
     """Weight of the value loss, half the squared error: ONI's 0.5 of the whole squared error is 1.0 here."""
     value_clip: float = 1.0

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,15 @@ from rayrl.types import FloatArray, LearnBatch
 
 RECENT_EPISODES = 100
 """Over how many finished episodes returns and lengths are averaged."""
+
+
+class Before(NamedTuple):
+    """What the weights before the step said."""
+
+    values: Tensor
+    """float32[T, B, V]: value updates are clipped around them."""
+    logprobs: Tensor
+    """float32[T, B], of the actions: the proximal policy."""
 
 
 class AgentTrainer:
@@ -85,7 +94,7 @@ class AgentTrainer:
         learner, tally = self._config.learner, Tally()
         minibatches = self._stacks(fragments, rewards, batch.step)
         several = len(minibatches) * learner.epochs > 1
-        before = [self._values(part) if several else None for part in minibatches]
+        before = [self._before(part) if several else None for part in minibatches]
         for epoch in range(learner.epochs):
             if epoch and self._agent.intrinsic.relabel:
                 self._intrinsic.refresh({})
@@ -119,24 +128,28 @@ class AgentTrainer:
         return [stack(pick(fragments, part), pick(rewards, part), sum(fragments[i].frames for i in part), **layout) for part in parts]
 
     @torch.no_grad()
-    def _values(self, part: Stack) -> Tensor:
-        """float32[T+1, B, V] under the weights before the step: what value updates are clipped around."""
-        return self.policy(part.observations, part.state, part.starts)[1]
+    def _before(self, part: Stack) -> Before:
+        logprobs, predicted, _ = self.policy(part.observations, part.state, part.starts)
+        return Before(predicted[:-1], _of_actions(logprobs, part))
 
-    def _update(self, part: Stack, before: Tensor | None, tally: Tally) -> None:
+    def _update(self, part: Stack, before: Before | None, tally: Tally) -> None:
         """One optimiser update."""
         agent = self._agent
         logprobs, predicted, states = self.policy(part.observations, part.state, part.starts)
-        chosen = logprobs[:-1].gather(-1, part.actions.unsqueeze(-1)).squeeze(-1)
+        chosen = _of_actions(logprobs, part)
+        before = before or Before(predicted[:-1].detach(), chosen.detach())
         ratios = (chosen - part.behavior).exp()
         advantages, targets = self._credit(part, predicted.detach(), ratios.detach(), states.detach())
         if agent.normalize_advantages:
             mean, std = self._moments(advantages, part.total)
             advantages = (advantages - mean) / (std + 1e-8)
-        policy_loss, found = clipped_surrogate(ratios, advantages, agent.clip)
+        if agent.clip_around == "proximal":
+            weights = (before.logprobs - part.behavior).exp().clamp(max=agent.rho_clip)
+            policy_loss, found = clipped_surrogate((chosen - before.logprobs).exp(), advantages, agent.clip, weights)
+        else:
+            policy_loss, found = clipped_surrogate(ratios, advantages, agent.clip)
         entropy = -(logprobs[:-1].exp() * logprobs[:-1]).sum(-1)
-        old = (predicted.detach() if before is None else before)[:-1]
-        critic = values.value_loss(predicted[:-1], old, targets, torch.ones_like(targets, dtype=torch.bool), agent.value_clip)
+        critic = values.value_loss(predicted[:-1], before.values, targets, torch.ones_like(targets, dtype=torch.bool), agent.value_clip)
         loss = (policy_loss - agent.entropy_coef * entropy).sum() + agent.value_coef * critic.token_loss.sum()
         loss = loss / part.total
         self.policy.backward(loss)
@@ -208,6 +221,11 @@ class AgentTrainer:
                 "reward/std": float((outer + inner).std()),
             }
         )
+
+
+def _of_actions(logprobs: Tensor, part: Stack) -> Tensor:
+    """float32[T, B]: log-probs of the actions taken, from those of all actions, [T+1, B, A]."""
+    return logprobs[:-1].gather(-1, part.actions.unsqueeze(-1)).squeeze(-1)
 
 
 def episode_means(rows: Sequence[dict[str, Any]] | deque[dict[str, Any]]) -> dict[str, float]:

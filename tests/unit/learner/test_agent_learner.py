@@ -5,6 +5,7 @@ import pytest
 import torch
 from agent_cases import STEPS, batch, config, learner, sampler, train, update
 
+from rayrl.algorithms.agent_losses import clipped_surrogate
 from rayrl.annotations import LabelSnapshot
 from rayrl.data.fragment_arrow import decode
 from rayrl.errors import WeightSyncError
@@ -62,6 +63,25 @@ def test_an_agent_learns_the_short_chain_from_its_own_reward():
     made = config("agent.env_args={length: 2, max_steps: 12}", "learner.optim.lr=0.005", "run.steps=80")
     _, reports = train(made, 80)
     assert reports[-1]["episode/success"] > 0.8 > reports[5]["episode/success"]
+
+
+def test_on_policy_it_makes_no_difference_what_ratios_are_clipped_around():
+    runs = [train(config(f"agent.clip_around={a}", "learner.epochs=2"), 2) for a in ("behavior", "proximal")]
+    mine, other = (weights(run[0]) for run in runs)
+    assert all(torch.allclose(mine[k], other[k], atol=1e-5) for k in mine)
+
+
+def test_around_the_proximal_policy_an_old_action_counts_by_its_truncated_weight():
+    generator = torch.Generator().manual_seed(0)
+    acted, before, now = (torch.randn(4, 3, generator=generator) * 0.3 for _ in range(3))
+    advantages = torch.randn(4, 3, generator=generator)
+    weight = (before - acted).exp().clamp(max=1.0)
+    ratio = (now - before).exp()
+    expected = -weight * torch.minimum(ratio * advantages, ratio.clamp(1 / 1.1, 1.1) * advantages)
+    loss, _ = clipped_surrogate(ratio, advantages, 0.1, weight)
+    assert torch.allclose(loss, expected)
+    stale = clipped_surrogate((now - acted).exp(), advantages, 0.1)[0]
+    assert not torch.allclose(loss, stale)
 
 
 def test_weights_that_do_not_fit_are_refused_and_right_ones_are_proven():
