@@ -1,6 +1,6 @@
 """ONI on the chain with the stand-in judge behind its HTTP interface: labels become rewards, nothing is asked twice, and they teach.
 
-python -m pytest tests/e2e/test_oni.py -m slow      # the run that learns, and replays of a judge's log: a few minutes
+python -m pytest tests/e2e/test_oni.py -m slow      # the runs that learn, and replays of a judge's log: 20 minutes
 """
 
 from __future__ import annotations
@@ -46,19 +46,23 @@ def test_a_model_of_the_labels_rates_every_message_and_comes_back_with_the_run(t
     assert after[-1]["intrinsic/version"] >= last["intrinsic/version"] and after[-1]["intrinsic/labelled_share"] > 0.9
 
 
+RECIPES = ["oni_chain", "oni_chain_classification", "oni_chain_ranking"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_labels_teach_what_the_reward_alone_never_shows(tmp_path):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_labels_teach_what_the_reward_alone_never_shows(recipe, tmp_path):
     with standin() as judge:
-        taught = train(tmp_path / "taught", judge.url)
+        taught = train(tmp_path / "taught", judge.url, recipe=recipe)
     with standin("--control", "random") as judge:
-        control = train(tmp_path / "control", judge.url)
+        control = train(tmp_path / "control", judge.url, recipe=recipe)
     assert taught[-1]["episode/success"] >= 0.8 and control[-1]["episode/success"] <= 0.2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("recipe", ["oni_chain", "oni_chain_classification", "oni_chain_ranking"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recorded_judge_gives_the_same_rewards_weights_and_labels_again(recipe, tmp_path):
     """Deterministic mode, one worker, answers from the log of an earlier run: nobody is asked, and two runs are one."""
     tiny = ["agent.envs_per_worker=4", "agent.workers=1", "evaluation.enabled=false", "run.steps=10"]
