@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def sampler(made: Config, seed: int = 0) -> FragmentSampler:
     spec = agent_assembly.env_spec(made)
     net = AgentNet(spec, Sizes.of(made.agent.network), values=2 if made.agent.separate_values else 1)
     factory = agent_env_factory(made.agent.env or "", made.agent.env_args)
-    return FragmentSampler(VectorSampler(factory, ENVS, seed), AgentEngine(net, seed), STEPS)
+    agent = made.agent
+    return FragmentSampler(VectorSampler(factory, agent.envs_per_worker, seed), AgentEngine(net, seed), agent.fragment_length)
 
 
 def update(made: TorchLearner, into: FragmentSampler, version: int) -> Any:
@@ -56,11 +58,12 @@ def batch(step: int, fragments: list[Fragment]) -> LearnBatch:
     return LearnBatch(step, step, tuple(groups))
 
 
-def train(made: Config, steps: int, intrinsic: Intrinsic | None = None) -> tuple[TorchLearner, list[dict[str, float]]]:
-    """On-policy training in lockstep: two fragments a step."""
+def train(made: Config, steps: int, intrinsic: Intrinsic | None = None, lag: int = 0) -> tuple[TorchLearner, list[dict[str, float]]]:
+    """Training in lockstep: two fragments a step, played with the weights of ``lag`` steps before."""
     learning, playing = learner(made, intrinsic), sampler(made)
-    reports = []
+    reports, exported = [], deque(maxlen=lag + 1)
     for step in range(steps):
-        update(learning, playing, step)
+        exported.append(learning.export_weights(step, np.array([7], np.int32)))
+        playing._engine.update_weights(exported[0])
         reports.append(learning.step(batch(step, [playing.collect(2 * step + i) for i in range(2)]), None))
     return learning, reports

@@ -7,9 +7,10 @@ from agent_cases import STEPS, batch, config, learner, sampler, train, update
 
 from rayrl.algorithms.agent_losses import clipped_surrogate
 from rayrl.annotations import LabelSnapshot
+from rayrl.config.loading import load
 from rayrl.data.fragment_arrow import decode
 from rayrl.errors import WeightSyncError
-from rayrl.learner.intrinsic import Cosine, Retrieval
+from rayrl.learner.intrinsic import Cosine, Nothing, Retrieval
 
 
 def weights(learning) -> dict[str, torch.Tensor]:
@@ -82,6 +83,33 @@ def test_around_the_proximal_policy_an_old_action_counts_by_its_truncated_weight
     assert torch.allclose(loss, expected)
     stale = clipped_surrogate((now - acted).exp(), advantages, 0.1)[0]
     assert not torch.allclose(loss, stale)
+
+
+class Onward(Nothing):
+    """Rates what a judge of progress calls good: the messages of going on."""
+
+    def __init__(self):
+        super().__init__()
+        self.good = {}
+
+    def refresh(self, texts):
+        self.good |= {key: float(b"unlock" in text) for key, text in texts.items()}
+
+    def rate(self, distinct, frames):
+        return np.array([self.good.get(key, 0.0) for key in distinct.tolist()], np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_actions_of_two_versions_ago_still_teach():
+    """Twelve rooms, labels without fault: python -m pytest tests/unit/learner/test_agent_learner.py -m slow (two minutes)."""
+    found = {}
+    for around in ("behavior", "proximal"):
+        made = load("oni_chain", ["buffer.max_staleness=2", "learner.cpu_threads=1", "run.steps=200", f"agent.clip_around={around}"]).config
+        _, reports = train(made, 200, Onward(), lag=2)
+        found[around] = reports[-1]["episode/success"]
+    print(found)
+    assert found["proximal"] > 0.9 and found["proximal"] > found["behavior"]
 
 
 def test_weights_that_do_not_fit_are_refused_and_right_ones_are_proven():
