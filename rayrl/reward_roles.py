@@ -22,9 +22,9 @@ from rayrl.runtime.contract import Handle, Pending, RoleSpec, Runtime
 from rayrl.runtime.pool import Pool, gather
 from rayrl.runtime.single import Single
 
-_NICE, _RATER_NICE = 5, 15
-"""Engines and learner go first on a machine whose cores they share with a reward model. An agent's rater trains all the time while
-labels come, beside env workers that step back for the learner themselves."""
+_NICE = 5
+"""Engines and learner go first on a machine whose cores they share with a reward model. An agent's rater stands where the env workers
+do: one that stepped back further would not learn at all on a machine that is busy."""
 _RESTARTS = 10
 MODELS = "reward_models"
 """Folder of their states in a commit."""
@@ -172,9 +172,7 @@ def start_sources(
         role, components = resources[job], found.get(job, {})
         if job == rater:
             kwargs = {"config": config, "annotator": annotator, "job": job, "folder": folder / job}
-            specs.append(
-                RoleSpec(job, build_rater, kwargs, threads=role.threads, nice=_RATER_NICE, concurrency=8, lasting=True, trace=False)
-            )
+            specs.append(RoleSpec(job, build_rater, kwargs, threads=role.threads, nice=_NICE, concurrency=8, lasting=True, trace=False))
             continue
         judged = job == reward_sources.JUDGES
         kwargs = {
