@@ -8,6 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def one(name: str, seed: int, tokens: int, starts: Path, out: Path) -> dict[str,
     train(trial.recipe, overrides)
     result = read(folder) | {"seconds": round(time.monotonic() - started, 1)}
     if trial.ranks:
-        result |= ranked(trial.recipe, overrides, Path(model), folder / "policy")
+        result |= ranked(trial, model, str(folder / "policy"))
     part = file.with_suffix(".part")
     part.write_text(json.dumps({"identity": identity, "result": result}) + "\n", "utf-8")
     os.replace(part, file)
@@ -86,11 +87,15 @@ def warm(recipe: str, starts: Path) -> str:
     return str(folder)
 
 
-def ranked(recipe: str, overrides: Sequence[str], before: Path, after: Path) -> dict[str, float]:
+def ranked(trial: Trial, before: str, after: str) -> dict[str, float]:
     """How well a policy retrieves after the run, and what it gained."""
-    loaded = load(recipe, overrides, profile="in_process")
-    start, end = (rank(loaded, folder, beams=64) for folder in (before, after))
+    start, end = (_ranked(trial, folder) for folder in (before, after))
     return {f"rank/{name}": value for name, value in end.items()} | {f"rank/{name}_gain": end[name] - start[name] for name in end}
+
+
+@cache
+def _ranked(trial: Trial, folder: str) -> dict[str, float]:
+    return rank(load(trial.recipe, [*trial.overrides, f"model.path={folder}"], profile="in_process"), folder, beams=64)
 
 
 def read(folder: Path) -> dict[str, Any]:
