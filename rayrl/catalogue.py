@@ -100,7 +100,8 @@ PAPERS = (
         ),
         test="tests/unit/algorithms/test_resampling_and_ensembles.py",
         measured="tabular: true value .10 for w = 1, .39 for .6, .59 for .4, .60 for .2; "
-        "hacking/robust (w .4), 3 seeds: true accuracy 24.6 % to 91.0 %, where one judge alone ends at 6.9 %",
+        "hacking/robust (w .4), 3 seeds: true accuracy 24.6 % to 91.0 %, where one judge alone ends at 6.9 %; two stages, 3 seeds: unseen "
+        "pairs 1.00 right, off the data heads disagree 3 to 4 times as much and state no larger deviation, against the page",
     ),
     Paper(
         9,
