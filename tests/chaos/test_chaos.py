@@ -44,7 +44,7 @@ def until_told(monkeypatch):
 
 
 def endure(loaded, folder: Path, roles: tuple[str, ...], enough: threading.Event) -> Havoc:
-    havoc = Havoc(folder, roles, (15.0, 20.0), after=3)
+    havoc = Havoc(folder, roles, (15.0, 20.0), after=6)  # a learner that dies before the first commit has nothing to go on from
 
     def end():
         while not rows(folder):
