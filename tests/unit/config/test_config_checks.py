@@ -83,7 +83,7 @@ CASES = [
     ("needs a probability for each pair", ["algorithm.name=irepo", "algorithm.pairs=best_worst"]),
     ("alpha is the lower quantile", ["algorithm.name=riskpo", "algorithm.args={alpha: 0.9, beta: 0.5}"]),
     ("more questions than batch.groups_per_step", ["algorithm.name=riskpo", "algorithm.args.bundle=99"]),
-    ("nothing is settable here", ["algorithm.args.beta=1"]),
+    ("nothing is settable here", ["algorithm.name=rloo", "algorithm.args.beta=1"]),
 ]
 
 
