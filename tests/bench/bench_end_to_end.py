@@ -125,7 +125,8 @@ def run_rayrl(run: Path, folder: Path, prompts: Path, lengths: Path, steps: int,
     """Completion tokens per second after the skipped steps."""
     recipe = run.with_suffix(".yaml")
     recipe.write_text(yaml.safe_dump(settings(run, folder, prompts, lengths, steps, staleness)))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    equals = {"RAY_worker_niceness": "0"}  # Ray starts its workers at nice 15; TRL runs at 0
+    environment = os.environ | equals | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
     command = [sys.executable, "-m", "rayrl", "train", str(recipe), "--profile", "cpu", "model.dtype=bfloat16", *overrides]
     subprocess.run(command, check=True, timeout=LIMIT_S, env=environment)
     rows = [row for row in read_metrics(run / "metrics.jsonl") if row["step"] > SKIPPED and "step/total_s" in row]
