@@ -6,7 +6,7 @@
 ``write``: seconds of `rayrl report` for a run of 200 steps of 256 trajectories, over 10 s. ``size``: bytes of that page over 10 MB.
 ``filter``: the slowest of a few filters over 10^5 trajectories, over 0.2 s.
 ``recording``: processor time spent on trajectories, reward and token records and spans, over that of a step without them, in one run
-of the real parts (vLLM, DeepSpeed, a tiny model) that records in every other block of steps (`recording_cost.py`).
+of the real parts (vLLM, DeepSpeed, the demo's model) that records in every other block of steps (`recording_cost.py`).
 """
 
 from __future__ import annotations

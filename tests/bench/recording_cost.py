@@ -1,4 +1,4 @@
-"""One training run that records in every other block of steps: what recording costs, counted and compared.
+"""One training run of the demo's model that records in every other block of steps: what recording costs, counted and compared.
 
     python tests/bench/recording_cost.py FOLDER
 
@@ -87,7 +87,7 @@ def main(folder: Path) -> dict[str, float]:
         *SETTINGS,
         f"run.steps={BLOCK * (BLOCKS + 1) + 2}",
         f"run.dir={folder / 'run'}",
-        f"model.path={tiny.save(folder / 'model')}",
+        f"model.path={tiny.save(folder / 'model', tiny.SMALL)}",
     ]
     driver.train(load("arithmetic_grpo", settings))
     blocks = [(records(a[0]), *((y - x) / BLOCK for x, y in zip(a[1:], b[1:], strict=True))) for a, b in pairwise(edges[1:])]
