@@ -35,7 +35,9 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
         records = records.select(_FIELDS)
         records = records.set_column(len(_FIELDS) - 1, "cost_usd", _paid(records, paid))
         place = records.schema.get_field_index("producer_version")
-        records = records.set_column(place, "producer_version", pc.replace_substring_regex(records.column(place), "/.*", ""))
+        told = pc.dictionary_encode(records.column(place).combine_chunks())  # few distinct ones, mostly
+        short = pc.take(pc.replace_substring_regex(told.dictionary, "/.*", ""), told.indices)
+        records = records.set_column(place, "producer_version", short)
         spent = pc.sum(records.column("cost_usd")).as_py() or 0.0
         step = int(table.column("step")[0].as_py())
         cost[step] = cost.get(step, 0.0) + spent
@@ -67,12 +69,13 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
 
 def _paid(records: pa.Table, paid: set[str]) -> pa.Array:
     """Dollars per record, float64: an answer that several samples share (``<template>/<key>``) was paid once. Adds to ``paid``."""
+    if not pc.any(pc.not_equal(records.column("cost_usd"), 0.0)).as_py():
+        return pa.array(np.zeros(len(records)))
     costs = records.column("cost_usd").to_pylist()
-    if any(costs):
-        for i, version in enumerate(records.column("producer_version").to_pylist()):
-            if version and "/" in version:
-                costs[i] = 0.0 if version in paid else costs[i]
-                paid.add(version)
+    for i, version in enumerate(records.column("producer_version").to_pylist()):
+        if version and "/" in version:
+            costs[i] = 0.0 if version in paid else costs[i]
+            paid.add(version)
     return pa.array(costs, pa.float64())
 
 
