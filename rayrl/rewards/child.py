@@ -19,7 +19,6 @@ import numbers
 import pickle
 import resource
 import signal
-import struct
 import sys
 import time
 import traceback
@@ -32,8 +31,6 @@ from rayrl.rewards.registry import bind
 
 IDLE = -1
 """Index on the progress page while no call runs."""
-PROGRESS = struct.Struct("qd")
-"""Layout of the progress page: index within the chunk, `time.monotonic` when the call began."""
 ORPHAN_GRACE_S = 2.0
 """A call that outlives its limit by this much has lost its parent; the kernel's timer ends it."""
 OUT_OF_MEMORY = "MemoryError: the verifier needs more than rewards.memory_mib"
@@ -41,6 +38,27 @@ _FLUSH_S = 0.05
 _LONGEST_ERROR = 500
 
 Result = tuple[float | None, str, float]
+
+
+class Progress:
+    """The shared page: which call runs, and since when. Its writer may be stopped anywhere, so that each word is written at once, the
+    time before the index: nobody ever reads an index beside a time that is older than its call, or half a time."""
+
+    def __init__(self, page: mmap.mmap) -> None:
+        self._index, self._began = memoryview(page).cast("q"), memoryview(page).cast("d")
+
+    def write(self, index: int, began: float) -> None:
+        """``index`` within the chunk, ``began`` on `time.monotonic`."""
+        self._began[1] = began
+        self._index[0] = index
+
+    def rest(self) -> None:
+        """No call runs."""
+        self._index[0] = IDLE
+
+    def read(self) -> tuple[int, float]:
+        index = self._index[0]
+        return index, self._began[1]
 
 
 def main() -> None:
@@ -55,10 +73,10 @@ def main() -> None:
         connection.send_bytes(pickle.dumps(("refused", refusal)))
         return
     connection.send_bytes(pickle.dumps(("ready", {name: extras for name, (_, extras) in bound.items()})))
-    _serve(connection, page, {name: function for name, (function, _) in bound.items()}, setup["limit_s"])
+    _serve(connection, Progress(page), {name: function for name, (function, _) in bound.items()}, setup["limit_s"])
 
 
-def _serve(connection: Connection, page: mmap.mmap, functions: dict[str, Callable[..., Any]], limit_s: float) -> None:
+def _serve(connection: Connection, progress: Progress, functions: dict[str, Callable[..., Any]], limit_s: float) -> None:
     """Answers chunks until the parent closes the socket, or memory ran out: then a fresh process must take over."""
     while True:
         try:
@@ -72,17 +90,17 @@ def _serve(connection: Connection, page: mmap.mmap, functions: dict[str, Callabl
             if results and began - flushed > _FLUSH_S:
                 connection.send_bytes(pickle.dumps(results))
                 results, flushed = [], began
-            PROGRESS.pack_into(page, 0, index, began)
+            progress.write(index, began)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a verifier may have left a handler of its own
             signal.setitimer(signal.ITIMER_REAL, limit_s + ORPHAN_GRACE_S)
             value, error = call(functions[component], completion, ground_truth, extras)
             results.append((value, error, time.monotonic() - began))
             if error == OUT_OF_MEMORY:
-                PROGRESS.pack_into(page, 0, IDLE, 0.0)
+                progress.rest()
                 connection.send_bytes(pickle.dumps(results))
                 return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        PROGRESS.pack_into(page, 0, IDLE, 0.0)
+        progress.rest()
         connection.send_bytes(pickle.dumps(results))
 
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from rayrl.errors import RoleFailed
-from rayrl.rewards.child import IDLE, PROGRESS, Result
+from rayrl.rewards.child import IDLE, Progress, Result
 
 START_HINT = "Import less in the verifiers' modules, or raise rewards.memory_mib."
 _TRANSFER_S = 10
@@ -50,8 +50,8 @@ class VerifierProcess:
         self._contact = time.monotonic()
         with tempfile.TemporaryFile() as file:
             file.truncate(mmap.PAGESIZE)
-            self._page = mmap.mmap(file.fileno(), mmap.PAGESIZE)
-            PROGRESS.pack_into(self._page, 0, IDLE, 0.0)
+            self._progress = Progress(mmap.mmap(file.fileno(), mmap.PAGESIZE))
+            self._progress.rest()
             ours, theirs = socket.socketpair()
             limit = struct.pack("ll", _TRANSFER_S, 0)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)  # no transfer waits for ever
@@ -77,17 +77,17 @@ class VerifierProcess:
         if self.starting:
             return self._start_deadline
         # a call may begin at any moment after this look at the page
-        return min(self._call_deadline(*self._progress()), time.monotonic() + self._limit_s)
+        return min(self._call_deadline(*self._progress.read()), time.monotonic() + self._limit_s)
 
     def late(self) -> Suspect | None:
         """What the process should have finished by now; None while it is in time."""
-        index, began = self._progress()
+        index, began = self._progress.read()
         deadline = self._start_deadline if self.starting else self._call_deadline(index, began)
         return self._suspect(index, began) if time.monotonic() >= deadline else None
 
     def suspect(self) -> Suspect:
         """What a process that died was busy with."""
-        return self._suspect(*self._progress())
+        return self._suspect(*self._progress.read())
 
     def wait_ready(self) -> dict[str, tuple[str, ...]]:
         """Waits for the start; returns the extras that each component wants. Raises `ConfigError` or `RoleFailed`."""
@@ -151,9 +151,3 @@ class VerifierProcess:
             raise Death from e
         finally:
             self._contact = time.monotonic()
-
-    def _progress(self) -> tuple[int, float]:
-        while True:  # the child writes two fields; equal readings are one write
-            first, second = (PROGRESS.unpack_from(self._page, 0) for _ in range(2))
-            if first == second:
-                return first

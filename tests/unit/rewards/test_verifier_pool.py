@@ -1,8 +1,11 @@
 """The pool: whatever a verifier does costs its own sample, the others get their rewards, and nothing is left behind."""
 
+import mmap
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from rayrl.config.schema import RewardComponent
 from rayrl.errors import ConfigError, RoleFailed
+from rayrl.rewards.child import Progress
 from rayrl.rewards.pool import Call, VerifierPool
 
 LIMIT_S = 1.0
@@ -248,3 +252,28 @@ def test_a_module_that_ends_its_process_while_it_is_imported_is_an_error(tmp_pat
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(RoleFailed, match="exit code 7"):
         make_pool("deadly_module:f")
+
+
+def test_whoever_reads_the_progress_of_a_busy_process_sees_a_call_and_its_own_time(tmp_path):
+    file = (tmp_path / "page").open("w+b")
+    file.truncate(mmap.PAGESIZE)
+    page = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+    Progress(page).write(0, time.monotonic())
+    code = (
+        "import mmap, sys, time\nfrom rayrl.rewards.child import Progress\n"
+        "progress, i = Progress(mmap.mmap(int(sys.argv[1]), mmap.PAGESIZE)), 0\n"
+        "while True:\n    i += 1\n    progress.write(i % 64, time.monotonic())\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(file.fileno())], pass_fds=[file.fileno()])
+    try:
+        reader, seen = Progress(page), set()
+        limit = time.monotonic() + 20
+        while len(seen) < 64 and time.monotonic() < limit:
+            for _ in range(2_000):
+                index, began = reader.read()
+                seen.add(index)
+                assert 0 <= index < 64 and 0 <= time.monotonic() - began < 20
+        assert len(seen) == 64
+    finally:
+        writer.kill()
+        writer.wait(10)
