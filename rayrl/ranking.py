@@ -16,7 +16,8 @@ from rayrl.evaluation.estimators import ndcg, recall, reciprocal_rank
 
 def rank(loaded: Loaded, checkpoint: Path | str, *, beams: int = 50, k: int = 10) -> dict[str, float]:
     """MRR, recall, hit rate and nDCG at ``k`` over the held-out queries of a recipe; the share of pairs of a relevant and a listed
-    irrelevant identifier in the right order (unranked ones come last); and the share of ranked identifiers that exist.
+    irrelevant identifier in the right order (unranked ones come last); and the share of ranked identifiers that exist, which confined
+    beams make 1: less is a defect of the trie.
 
     The identifiers are all that the recipe's rows name. Raises `ConfigError` for a recipe whose rows name none.
     """
