@@ -32,7 +32,8 @@ class Draft:
         self._place = folder.checkpoints / f"step-{step:06d}"
         self.path = self._place.with_suffix(".part")
         """Where the parts are written: the learner's into `LEARNER`, others beside it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        for left in folder.checkpoints.glob("step-*.part"):  # of a run that was killed: at most one commit is written at a time
+            shutil.rmtree(left, ignore_errors=True)
         with storage_errors(self._place):
             (self.path / LEARNER).mkdir(parents=True)
 

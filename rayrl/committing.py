@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -113,6 +114,7 @@ class Committer:
             ranks = self._written()
             place = draft.finish(state, keep=self._keep)
         except (RayrlError, OSError) as error:
+            self._await_writers(parts)
             draft.discard()
             self._failed += 1
             problem = error.message if isinstance(error, RayrlError) else str(error)
@@ -126,15 +128,23 @@ class Committer:
         }
         self._done = Done(draft.step, place, "", metrics)
 
+    def _await_writers(self, parts: Sequence[Pending]) -> None:
+        """Until no role writes into the draft any more: a file that arrives while the folder is removed would keep it there."""
+        for part in parts:
+            with suppress(RayrlError, OSError):
+                part.result(self._save_s)
+        with suppress(RayrlError, OSError):
+            self._written()
+
     def _written(self) -> list[Mapping[str, Any]]:
         """What each rank says of its save, once all have written theirs."""
         deadline = Deadline("save_s", "driver", "the files of the learner", self._save_s)
         while True:
             ranks = self._roles.learner.observe("saved").results(self._save_s)
-            for rank in ranks:
-                if rank["error"]:
-                    raise StorageError(f"the learner could not save: {rank['error']}", "free space, or move run.dir")
             if all(rank["done"] for rank in ranks):
+                for rank in ranks:
+                    if rank["error"]:
+                        raise StorageError(f"the learner could not save: {rank['error']}", "free space, or move run.dir")
                 return ranks
             deadline.check()
             time.sleep(_POLL_S)

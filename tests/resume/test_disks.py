@@ -105,6 +105,6 @@ def test_a_slow_disk_puts_commits_off_and_not_steps(start):
     run.end(143)
     found = rows(run.folder)
     written = {row["checkpoint/write_s"] for row in found if "checkpoint/write_s" in row}
-    assert min(written) > 0.5 and max(row["checkpoint/paused_s"] for row in found if "checkpoint/paused_s" in row) < 0.1
+    assert max(row["checkpoint/paused_s"] for row in found if "checkpoint/paused_s" in row) < min(written) / 3
     assert len(found) > 5 * len(written), "steps went on while commits were written"
     assert checkpoint.damage(commits(run.folder)[-1]) is None and commits(run.folder)[-1].name == f"step-{len(found):06d}"

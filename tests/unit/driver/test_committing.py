@@ -97,6 +97,22 @@ def test_a_disk_that_is_full_costs_the_commit_and_the_one_before_stays_good(part
     assert save(parts, 6).place.name == "step-000006"
 
 
+def test_a_failed_commit_is_removed_only_when_nobody_writes_into_it_any_more(parts):
+    """The buffer fails at once, the learner has files to write yet: one that arrives during the removal would keep the folder."""
+    parts.buffer.error = StorageError("cannot write groups: No space left on device")
+    parts.committer.reserve(4)
+    parts.committer.begin(state(4))
+    assert not parts.committer._thread.join(0.3) and parts.committer.finished() is None and parts.learner.folder.is_dir()
+    parts.learner.gate.set()
+    assert "No space left" in parts.committer.settle().problem and not list(parts.folder.checkpoints.iterdir())
+
+
+def test_what_a_killed_run_left_half_written_makes_room_for_the_next_commit(parts):
+    (parts.folder.checkpoints / "step-000002.part" / "learner").mkdir(parents=True)
+    parts.learner.gate.set()
+    assert save(parts, 4).place and [p.name for p in parts.folder.checkpoints.iterdir()] == ["step-000004"]
+
+
 def test_a_disk_that_is_full_at_the_very_last_file_leaves_no_trace(parts, monkeypatch):
     parts.learner.gate.set()
     save(parts, 2)

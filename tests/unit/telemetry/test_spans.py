@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,15 +12,26 @@ from rayrl.telemetry.perfetto import TraceFile
 from rayrl.telemetry.spans import Span, SpanRecorder
 
 
-def test_a_span_costs_less_than_two_microseconds():
-    recorder, best = SpanRecorder("learner"), float("inf")
-    for _ in range(20):
+def test_a_span_costs_no_more_than_a_few_readings_of_the_clock():
+    """Beside a context manager that only reads the clock twice, in turns: what the machine does meanwhile happens to both."""
+
+    @contextmanager
+    def bare():
+        time.time_ns()
+        yield
+        time.time_ns()
+
+    def cost(make) -> float:
         started = time.perf_counter()
         for _ in range(2000):
-            with recorder.span("x"):
+            with make():
                 pass
-        best = min(best, (time.perf_counter() - started) / 2000)
-    assert best < 2e-6
+        return time.perf_counter() - started
+
+    recorder = SpanRecorder("learner")
+    pairs = [(cost(lambda: recorder.span("x")), cost(bare)) for _ in range(20)]
+    ours, theirs = (min(column) for column in zip(*pairs, strict=True))
+    assert ours < 2 * theirs, f"a span costs {ours / theirs:.1f} times a context manager that reads the clock"
 
 
 def test_a_span_measures_wall_time_and_survives_an_exception():
