@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 _SCALARS = ("step", "version", "reward", "advantage", "kept", "reason", "components", "staleness", "length", "gap")
 _LIGHT = (*_SCALARS, "id", "ordinal", "sample", "finish_reason", "task", "prompt_text")
-_READERS = 4
+READERS = 4
+"""Threads that read parts of a run."""
 NO_TRAJECTORIES = "no trajectories were written"
 
 
@@ -60,7 +61,7 @@ def read_index(folder: Path, known: Index | None = None) -> Index:
     if known is not None and parts == known.parts:
         return known
     missing: list[str] = [] if parts else [NO_TRAJECTORIES]
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(_read_part, parts))
     broken = [path.name for path, table in zip(parts, tables, strict=True) if table is None]
     if broken:
@@ -79,8 +80,9 @@ def read_index(folder: Path, known: Index | None = None) -> Index:
 def _read_part(path: Path) -> pa.Table | None:
     """The light columns of one part; None where it cannot be read. Older parts lack some: those are computed."""
     try:
-        names = pq.read_schema(path).names
-        table = pq.read_table(path, columns=[name for name in _LIGHT if name in names], use_threads=False)
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            table = file.read([name for name in _LIGHT if name in names], use_threads=False)
         for name in ("length", "staleness"):
             if name not in names:
                 table = table.append_column(name, _computed(path, name, table))

@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import resources
@@ -43,6 +43,7 @@ BUDGET = 2_600_000
 """Bytes of compressed trajectories in a page, all runs together."""
 _SCRIPTS = ("core.js", "charts.js", "timeline.js", "trajectory.js", "browser.js", "player.js", "main.js")
 _NEEDS = ("reports need the packages plotly and jinja2", 'pip install "rayrl[report]", or run launch/setup.sh')
+_KINDS = {"int32": "i4", "float32": "f4", "uint8": "u1"}
 _OWN_SETTINGS = ("run.seed", "run.name", "run.dir")
 
 
@@ -99,17 +100,36 @@ def shell(seen: Seen) -> str:
     return _html([seen], _embedded(_data([seen]) | {"live": True}), plotly=False)
 
 
-def columns(index: Index, rows: np.ndarray | None = None, run: int = 0) -> dict[str, Any]:
-    """An index, or some of its rows, as typed columns in base64 for the page."""
-    rows = np.arange(len(index)) if rows is None else rows
+def columns(index: Index, rows: np.ndarray | None = None, run: int = 0, put: Callable[[np.ndarray], Any] | None = None) -> dict[str, Any]:
+    """An index, or some of its rows, for the page. ``put`` says how a column is written: by default `typed`."""
+    rows, put = np.arange(len(index)) if rows is None else rows, put or typed
     return {
         "n": len(rows),
-        "row": typed(rows.astype(np.int32)),
-        "run": typed(np.full(len(rows), run, np.uint8)),
-        "numbers": {name: typed(values[rows]) for name, values in index.numbers.items()},
-        "texts": {name: {"codes": typed(text.codes[rows]), "labels": _short(name, text)} for name, text in index.texts.items()},
-        "components": {name: typed(values[rows]) for name, values in index.components.items()},
+        "row": put(rows.astype(np.int32)),
+        "run": put(np.full(len(rows), run, np.uint8)),
+        "numbers": {name: put(values[rows]) for name, values in index.numbers.items()},
+        "texts": {name: {"codes": put(text.codes[rows]), "labels": _short(name, text)} for name, text in index.texts.items()},
+        "components": {name: put(values[rows]) for name, values in index.components.items()},
     }
+
+
+def packed(index: Index) -> bytes:
+    """`columns` of the whole index as the local server sends them, with nothing to decode on the other side.
+
+    Length of a JSON text (uint32), the text, spaces up to a multiple of 4, then the bytes of the columns, each from a multiple of 4.
+    A column is its kind, the place of its first byte behind the text, and its length.
+    """
+    chunks: list[bytes] = []
+
+    def put(values: np.ndarray) -> list[Any]:
+        place = sum(map(len, chunks))
+        chunks.append(_bytes(values))
+        chunks.append(bytes(-len(chunks[-1]) % 4))
+        return [_KINDS[values.dtype.name], place, len(values)]
+
+    head = json.dumps(columns(index, put=put), separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 4)
+    return b"".join([len(head).to_bytes(4, "little"), head, *chunks])
 
 
 def plotly_script() -> str:
@@ -242,9 +262,13 @@ def _embedded(data: dict[str, Any]) -> str:
 
 
 def typed(values: np.ndarray) -> list[str]:
-    """A column as the page reads it: its kind, and its bytes in base64, least significant first."""
-    kinds = {"int32": "i4", "float32": "f4", "uint8": "u1"}
-    return [kinds[values.dtype.name], base64.b64encode(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))).decode()]
+    """A column as the page reads it: its kind, and its bytes in base64."""
+    return [_KINDS[values.dtype.name], base64.b64encode(_bytes(values)).decode()]
+
+
+def _bytes(values: np.ndarray) -> bytes:
+    """Least significant first."""
+    return np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _short(name: str, text: Texts) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrl.report.index import Index
+from rayrl.report.index import READERS, Index
 
 _FIELDS = ("component", "producer", "producer_version", "status", "value", "latency_s", "cost_usd")
+_COLUMNS = ["step", *(f"rewards.list.element.{name}" for name in _FIELDS)]
+"""Not the answers: of a judge they are most of the bytes."""
 
 
 def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
@@ -24,22 +28,15 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
     versions: dict[tuple[str, str], set[str]] = defaultdict(set)
     cost: dict[int, float] = {}
     paid: set[str] = set()
-    for path in index.parts:
-        try:
-            table = pq.read_table(path, columns=["step", "rewards"], use_threads=False)
-        except (OSError, pa.ArrowException, KeyError):
-            continue
-        records = pa.Table.from_struct_array(pc.list_flatten(table.column("rewards")))
-        if not records.num_rows:
-            continue
-        records = records.select(_FIELDS)
+    with ThreadPoolExecutor(READERS) as pool:
+        parts = [part for part in pool.map(_records, index.parts) if part is not None]
+    for step, records in parts:
         records = records.set_column(len(_FIELDS) - 1, "cost_usd", _paid(records, paid))
         place = records.schema.get_field_index("producer_version")
         told = pc.dictionary_encode(records.column(place).combine_chunks())  # few distinct ones, mostly
         short = pc.take(pc.replace_substring_regex(told.dictionary, "/.*", ""), told.indices)
         records = records.set_column(place, "producer_version", short)
         spent = pc.sum(records.column("cost_usd")).as_py() or 0.0
-        step = int(table.column("step")[0].as_py())
         cost[step] = cost.get(step, 0.0) + spent
         scored = pc.cast(pc.equal(records.column("status"), "scored"), pa.int64())
         grouped = records.append_column("scored", scored).group_by(["component", "producer", "producer_version"])
@@ -65,6 +62,17 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
         for (component, producer), total in found.items()
     ]
     return sorted(rows, key=lambda r: -r["records"]), cost
+
+
+def _records(path: Path) -> tuple[int, pa.Table] | None:
+    """Step and reward records of one part, `_FIELDS` of each; None without any, or where they cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(_COLUMNS, use_threads=False)
+        records = pa.Table.from_struct_array(pc.list_flatten(table.column("rewards")))
+        return (int(table.column("step")[0].as_py()), records.select(_FIELDS)) if records.num_rows else None
+    except (OSError, pa.ArrowException, KeyError):
+        return None
 
 
 def _paid(records: pa.Table, paid: set[str]) -> pa.Array:

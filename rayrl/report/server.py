@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayrl.errors import ConfigError
-from rayrl.report.details import read_details, token_decoder
-from rayrl.report.page import Seen, columns, judgements, look, plotly_script, shell, typed
+from rayrl.report.details import Decode, read_details, token_decoder
+from rayrl.report.page import Seen, judgements, look, packed, plotly_script, shell, typed
 
 HOST = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost")
@@ -35,8 +37,12 @@ class Viewer:
         """Raises `ConfigError` where ``run_dir`` is no folder, `EnvironmentMissing` without the packages of the page."""
         self._dir, self._lock = run_dir, threading.Lock()
         self._seen = look(run_dir)
-        self._decode, _ = token_decoder(self._seen.run)
         self._plotly = plotly_script()
+
+    @cached_property
+    def _decode(self) -> Decode:
+        """Late: a tokenizer takes its time, and the first page does without."""
+        return token_decoder(self._seen.run)[0]
 
     def answer(self, path: str, query: dict[str, list[str]]) -> tuple[str, bytes] | None:
         """Content type and body; None for an address that does not exist, `ValueError` for a question that makes no sense."""
@@ -45,7 +51,7 @@ class Viewer:
         if path == "/plotly.js":
             return "text/javascript; charset=utf-8", self._plotly.encode()
         if path == "/api/index":
-            return _json(columns(self._newest().index))
+            return "application/octet-stream", packed(self._newest().index)
         if path == "/api/trajectory":
             return _json(self._trajectory(int(query["row"][0])))
         if path == "/api/search":
@@ -104,8 +110,9 @@ def start(run_dir: Path, port: int = 0) -> ThreadingHTTPServer:
             self.send_response(200)
             for name, value in (("Content-Type", kind), ("Content-Length", str(len(body))), *_HEADERS):
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the page was left meanwhile
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet: the reader is in front of the page."""

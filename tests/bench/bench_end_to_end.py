@@ -6,8 +6,9 @@
 Both sides train one model (`rayrl.models.tiny.BENCH`) in bfloat16 on the same prompts, 32 prompts x 8 samples a step, with a
 KL penalty (k3 in the loss, 0.04) against a frozen reference. Random weights have no lengths of their own, so both are told the
 length of every sample: 64 tokens each (``equal``), or log-normal with median 24, at most 256 (``tailed``). The first steps are
-not counted. The sides run one after the other; TRL lives in its own environment, ``.venv-trl``, which is made when absent and
-sees this environment's packages, so that both sides use the same torch and transformers.
+not counted. Synchronous runs have an engine on each core (`TURNS`), because nobody else works meanwhile; asynchronous ones have one
+engine and leave the other core to the learner. The sides run one after the other; TRL lives in its own environment, ``.venv-trl``,
+which is made when absent and sees this environment's packages, so that both sides use the same torch and transformers.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ EQUAL, MEDIAN, SIGMA, LONGEST = 64, 24, 1.0, 256
 SKIPPED = 2
 """First steps that are not counted: imports, compilation, caches, and the start of overlap."""
 LIMIT_S = 1800
+TURNS = ["rollout.num_engines=2", "rollout.cpu_threads=1"]
+"""Settings of synchronous runs on two cores: a small model is bound by the engine's Python, which a second thread does not divide."""
 TARGETS = {"equal": 1.2, "tailed": 3.0}
 """Smallest acceptable rate of rayrl as a multiple of TRL's, by kind of length."""
 OVERLAP_TARGETS = {"equal": 1.1, "tailed": 1.3}
@@ -127,6 +130,7 @@ def run_rayrl(run: Path, folder: Path, prompts: Path, lengths: Path, steps: int,
     recipe.write_text(yaml.safe_dump(settings(run, folder, prompts, lengths, steps, staleness)))
     equals = {"RAY_worker_niceness": "0"}  # Ray starts its workers at nice 15; TRL runs at 0
     environment = os.environ | equals | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    overrides = [*(TURNS if staleness == 0 else []), *overrides]
     command = [sys.executable, "-m", "rayrl", "train", str(recipe), "--profile", "cpu", "model.dtype=bfloat16", *overrides]
     subprocess.run(command, check=True, timeout=LIMIT_S, env=environment)
     rows = [row for row in read_metrics(run / "metrics.jsonl") if row["step"] > SKIPPED and "step/total_s" in row]

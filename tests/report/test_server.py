@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import socket
 import threading
 
+import numpy as np
 import pytest
 from made_up import made_up_run
 
 from rayrl.errors import ConfigError
+from rayrl.report.index import read_index
+from rayrl.report.page import columns, packed
 from rayrl.report.server import start
 
 pytest.importorskip("plotly", reason="reports need plotly")
@@ -21,6 +25,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     (folder / "secret.txt").write_text("secret")
     server = start(made_up_run(folder / "run"))
+    server.run = folder / "run"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -92,16 +97,37 @@ def test_another_name_for_this_machine_is_refused(server, host):
 def test_what_it_serves_is_the_run(server):
     status, page, headers = ask(server, "/")
     assert status == 200 and b"<script" in page and "default-src 'none'" in page.decode() and headers["X-Content-Type-Options"] == "nosniff"
-    assert json.loads(ask(server, "/api/index")[1])["n"] == 96
+    index = read_index(server.run / "rollouts")
+    assert len(index) == 96 and ask(server, "/api/index")[1] == packed(index)
     assert json.loads(ask(server, "/api/trajectory?row=17")[1])["id"] == "4/1"
     assert ask(server, "/plotly.js")[0] == 200
 
 
+def test_columns_arrive_bit_for_bit(tmp_path):
+    """What the page reads from bytes is what a report holds in base64."""
+    index = read_index(made_up_run(tmp_path / "run", steps=3, groups=5, samples=3) / "rollouts")
+    body, expected = packed(index), columns(index)
+    length = int.from_bytes(body[:4], "little")
+    head = json.loads(body[4 : 4 + length])
+    assert length % 4 == 0 and head["n"] == expected["n"] == 45
+
+    def same(found, wanted) -> int:
+        if isinstance(wanted, dict):
+            assert found.keys() == wanted.keys()
+            return sum(same(found[key], wanted[key]) for key in wanted)
+        if not (isinstance(wanted, list) and wanted and wanted[0] in ("i4", "f4", "u1")):
+            assert found == wanted
+            return 0
+        kind, place, count = found
+        assert place % 4 == 0 and kind == wanted[0]
+        there = np.frombuffer(body, "<" + kind, count, 4 + length + place)
+        assert there.tobytes() == base64.b64decode(wanted[1])
+        return 1
+
+    assert same(head, expected) == 2 + 10 + 4 + len(index.components)
+
+
 def test_text_is_found_whatever_its_case_and_never_as_a_pattern(server):
-    import base64
-
-    import numpy as np
-
     def found(text):
         rows = json.loads(ask(server, f"/api/search?text={text}")[1])["rows"][1]
         return np.frombuffer(base64.b64decode(rows), "<i4").tolist()

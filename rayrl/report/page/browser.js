@@ -6,17 +6,17 @@ const ROW = 46;
 function mergeTables(tables) {
   const n = tables.reduce((sum, t) => sum + t.n, 0);
   const join = (Type, of) => { const out = new Type(n); let at = 0; for (const t of tables) { const part = of(t); if (part) out.set(part, at); else if (Type === Float32Array) out.fill(NaN, at, at + t.n); at += t.n; } return out; };
-  const table = { n, run: join(Uint8Array, t => typed(t.run)), row: join(Int32Array, t => typed(t.row)), components: {}, texts: {} };
-  for (const name of ["step", "version", "ordinal", "sample", "staleness", "length"]) table[name] = join(Int32Array, t => typed(t.numbers[name]));
-  for (const name of ["reward", "advantage", "gap"]) table[name] = join(Float32Array, t => typed(t.numbers[name]));
-  table.kept = join(Uint8Array, t => typed(t.numbers.kept));
+  const table = { n, run: join(Uint8Array, t => typed(t.run, t.payload)), row: join(Int32Array, t => typed(t.row, t.payload)), components: {}, texts: {} };
+  for (const name of ["step", "version", "ordinal", "sample", "staleness", "length"]) table[name] = join(Int32Array, t => typed(t.numbers[name], t.payload));
+  for (const name of ["reward", "advantage", "gap"]) table[name] = join(Float32Array, t => typed(t.numbers[name], t.payload));
+  table.kept = join(Uint8Array, t => typed(t.numbers.kept, t.payload));
   for (const name of new Set(tables.flatMap(t => Object.keys(t.components))))
-    table.components[name] = join(Float32Array, t => (t.components[name] ? typed(t.components[name]) : null));
+    table.components[name] = join(Float32Array, t => (t.components[name] ? typed(t.components[name], t.payload) : null));
   for (const name of ["task", "finish", "reason", "prompt"]) {
     const labels = [], known = new Map();
     const codes = join(Int32Array, t => {
       const own = t.texts[name].labels.map(label => { if (!known.has(label)) { known.set(label, labels.length); labels.push(label); } return known.get(label); });
-      return typed(t.texts[name].codes).map(code => (code < 0 ? -1 : own[code]));
+      return typed(t.texts[name].codes, t.payload).map(code => (code < 0 ? -1 : own[code]));
     });
     table.texts[name] = { codes, labels };
   }

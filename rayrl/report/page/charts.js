@@ -17,10 +17,19 @@ function layout(extra = {}) {
 
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset" };
 
+/** Plotly is large and takes a second to begin; texts, tables and trajectories are there before. No chart is drawn until `drawCharts()`. */
+let drawCharts;
+const plotlyIsThere = new Promise(resolve => { drawCharts = resolve; });
+
+function loadPlotly() {
+  return new Promise((resolve, reject) => document.head.append(
+    el("script", { src: "/plotly.js", onload: resolve, onerror: () => reject(new Error("/plotly.js cannot be loaded")) })));
+}
+
 /** Draws when it comes near the window, and again in other colours. ``build`` gives [traces, layout]. */
 function plot(node, build) {
   let seen = false;
-  const draw = () => { if (seen) Plotly.react(node, ...build(), CONFIG); };
+  const draw = () => { if (seen) plotlyIsThere.then(() => Plotly.react(node, ...build(), CONFIG)); };
   new IntersectionObserver((entries, observer) => {
     if (entries.some(e => e.isIntersecting)) { observer.disconnect(); seen = true; draw(); }
   }, { rootMargin: "400px" }).observe(node);

@@ -28,10 +28,16 @@ async function readData() {
   return new Response(stream).json();
 }
 
-/** A typed column as written by page.py. */
-function typed([kind, base64]) {
-  const buffer = bytesOf(base64).buffer;
-  return kind === "f4" ? new Float32Array(buffer) : kind === "i4" ? new Int32Array(buffer) : new Uint8Array(buffer);
+/** A typed column as page.py writes it: in base64, or as a place in the ``payload`` that came with it. */
+function typed([kind, where, count], payload) {
+  const Kind = { f4: Float32Array, i4: Int32Array, u1: Uint8Array }[kind];
+  return payload ? new Kind(payload.buffer, payload.start + where, count) : new Kind(bytesOf(where).buffer);
+}
+
+/** Columns of the local server (`packed` in page.py). */
+function unpacked(buffer) {
+  const length = new DataView(buffer).getUint32(0, true), head = new Uint8Array(buffer, 4, length);
+  return { ...JSON.parse(new TextDecoder().decode(head)), payload: { buffer, start: 4 + length } };
 }
 
 function short(x) {

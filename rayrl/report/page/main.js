@@ -12,7 +12,7 @@ async function trajectories(data) {
     };
     return { table, details, search };
   }
-  const table = mergeTables([await (await fetch("/api/index")).json()]), cache = new Map();
+  const table = mergeTables([unpacked(await (await askedIndex).arrayBuffer())]), cache = new Map();
   const details = i => {
     if (!cache.has(i)) cache.set(i, fetch(`/api/trajectory?row=${table.row[i]}`).then(r => (r.ok ? r.json() : null)));
     return cache.get(i);
@@ -54,6 +54,9 @@ async function start() {
     const act = event.key === "d" ? toggleTheme : event.key.startsWith("Arrow") && !byId("list").contains(document.activeElement) ? null : browser.onKey(event.key);
     if (act) { event.preventDefault(); act(); }
   });
+  performance.mark("listed");
+  if (data.live) await loadPlotly();
+  drawCharts();
   document.documentElement.dataset.ready = "true";
 }
 
