@@ -39,6 +39,20 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Series:
+    """How the runs are made that are to be put beside one another: each with the seeds 0 … seeds-1, one after the other."""
+
+    seeds: int
+    out: Path
+    overrides: Sequence[str] = ()
+    """Of all runs; those of an arm come after them."""
+    profile: str | None = None
+    limit_s: float = 7200.0
+    """Longest that one run may take."""
+    say: Callable[[str], None] = print
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One finished run. Curves run over its steps."""
 
@@ -87,34 +101,25 @@ class Row:
     """``after`` of each run."""
 
 
-def compare(
-    arms: Sequence[Arm],
-    *,
-    seeds: int,
-    tokens: int,
-    out: Path,
-    overrides: Sequence[str] = (),
-    profile: str | None = None,
-    limit_s: float = 7200.0,
-    say: Callable[[str], None] = print,
-) -> list[Row]:
-    """Runs every arm with the seeds 0 … seeds-1 until ``tokens`` are sampled; writes `TABLE` and `PICTURE` into ``out``.
+def compare(arms: Sequence[Arm], series: Series, *, tokens: int) -> list[Row]:
+    """Runs every arm until ``tokens`` are sampled; writes `TABLE` and `PICTURE` into the folder of the series.
 
-    ``overrides`` are of all arms and come first. ``limit_s``: longest one run may take. Raises `ConfigError` before anything starts
-    for an arm that cannot run, or that is named twice. A run that fails is counted in its row and its last words are said.
+    Raises `ConfigError` before anything starts for an arm that cannot run, or that is named twice. A run that fails is counted in its
+    row and its last words are said.
     """
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
         raise ConfigError(f"a recipe is named twice in {', '.join(names)}", "name each once; --seeds repeats it")
     for arm in arms:
-        load(arm.recipe, [*overrides, *arm.overrides, f"run.tokens={tokens}"], profile=profile)
+        load(arm.recipe, [*series.overrides, *arm.overrides, f"run.tokens={tokens}"], profile=series.profile)
+    out, say = series.out, series.say
     out.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     failed = dict.fromkeys(names, 0)
-    for seed in range(seeds):  # seed by seed, so that an early look sees all of them
+    for seed in range(series.seeds):  # seed by seed, so that an early look sees all of them
         for arm in arms:
-            own = [*overrides, *arm.overrides, f"run.seed={seed}", f"run.tokens={tokens}"]
-            found = _outcome_of(arm, seed, own, out / arm.name.replace("/", "_").replace(" ", "_") / f"seed-{seed}", profile, limit_s, say)
+            own = [*series.overrides, *arm.overrides, f"run.seed={seed}", f"run.tokens={tokens}"]
+            found = _outcome_of(arm, seed, own, out / arm.name.replace("/", "_").replace(" ", "_") / f"seed-{seed}", series)
             if found is None:
                 failed[arm.name] += 1
             else:
@@ -190,17 +195,15 @@ def _smooth(values: Sequence[float], window: int = 5) -> list[float]:
     return [statistics.fmean(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
 
 
-def _outcome_of(
-    arm: Arm, seed: int, overrides: Sequence[str], folder: Path, profile: str | None, limit_s: float, say: Callable[[str], None]
-) -> Outcome | None:
+def _outcome_of(arm: Arm, seed: int, overrides: Sequence[str], folder: Path, series: Series) -> Outcome | None:
     """Of an earlier run with the same settings, else of a new one; None where that failed."""
-    identity = {"recipe": arm.recipe, "overrides": list(overrides), "profile": profile}
+    identity = {"recipe": arm.recipe, "overrides": list(overrides), "profile": series.profile}
     saved = _finished(folder, identity)
     if saved is not None:
         return saved
     set_aside(folder)
     started = time.monotonic()
-    if not run_process(arm.recipe, overrides, folder, profile=profile, limit_s=limit_s, say=say):
+    if not run_process(arm.recipe, overrides, folder, series):
         return None
     found = outcome(arm.name, seed, folder, time.monotonic() - started)
     (folder / RESULT).write_text(json.dumps({"of": identity, "outcome": asdict(found)}) + "\n", "utf-8")
@@ -214,22 +217,22 @@ def set_aside(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
 
 
-def run_process(
-    recipe: str, overrides: Sequence[str], folder: Path, *, profile: str | None, limit_s: float, say: Callable[[str], None]
-) -> bool:
+def run_process(recipe: str, overrides: Sequence[str], folder: Path, series: Series) -> bool:
     """`rayrl train` as a process of its own, its words in ``folder``.log. False, and its last words said, when it failed."""
     own = [f"run.dir={folder}", "checkpoint.export=false", "telemetry.wandb=off"]
-    command = [sys.executable, "-m", "rayrl", "train", recipe, *overrides, *own, *(["--profile", profile] if profile else [])]
+    command = [sys.executable, "-m", "rayrl", "train", recipe, *overrides, *own, *(["--profile", series.profile] if series.profile else [])]
     log = folder.with_suffix(".log")
     with log.open("w", encoding="utf-8") as file:
         try:
-            status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=limit_s, env=os.environ, check=False).returncode
+            status = subprocess.run(
+                command, stdout=file, stderr=subprocess.STDOUT, timeout=series.limit_s, env=os.environ, check=False
+            ).returncode
         except subprocess.TimeoutExpired:
             status = -1
     if status != 0:
         words = " / ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
-        why = f"it took longer than {limit_s:.0f} s" if status == -1 else f"exit status {status}"
-        say(f"{recipe}, {folder.name}: failed ({why}), see {log}: {words}")
+        why = f"it took longer than {series.limit_s:.0f} s" if status == -1 else f"exit status {status}"
+        series.say(f"{recipe}, {folder.name}: failed ({why}), see {log}: {words}")
         return False
     return True
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from rayrl.compare import run_process, set_aside
+from rayrl.compare import Series, run_process, set_aside
 from rayrl.config.loading import load
 from rayrl.errors import ConfigError
 from rayrl.run_folder import RunFolder
@@ -114,36 +114,28 @@ def report(folders: Sequence[Path], out: Path, say: Callable[[str], None] = prin
     return rows
 
 
-def sweep(
-    recipe: str,
-    budgets: Sequence[int],
-    *,
-    seeds: int,
-    out: Path,
-    overrides: Sequence[str] = (),
-    profile: str | None = None,
-    limit_s: float = 7200.0,
-    say: Callable[[str], None] = print,
-) -> tuple[list[Path], int]:
-    """Trains ``recipe`` under every budget with the seeds 0 … seeds-1; returns the folders of runs that finished, and how many did not.
+def sweep(recipe: str, budgets: Sequence[int], series: Series) -> tuple[list[Path], int]:
+    """Trains ``recipe`` under every budget with every seed of ``series``; returns the folders of runs that finished, and how many did not.
 
-    A run that is finished in ``out`` is not repeated. Raises `ConfigError` before anything starts for a recipe that cannot run.
+    A run that is finished in its folder is not repeated. Raises `ConfigError` before anything starts for a recipe that cannot run.
     """
     for budget in budgets:
-        load(recipe, [*overrides, f"feedback.budget.labels={budget}"], profile=profile)
+        load(recipe, [*series.overrides, f"feedback.budget.labels={budget}"], profile=series.profile)
     found, failed = [], 0
-    for seed in range(seeds):  # seed by seed, so that an early look sees all budgets
+    for seed in range(series.seeds):  # seed by seed, so that an early look sees all budgets
         for budget in budgets:
-            folder = out / recipe.replace("/", "_") / f"labels-{budget}" / f"seed-{seed}"
+            folder = series.out / recipe.replace("/", "_") / f"labels-{budget}" / f"seed-{seed}"
             if not _finished(folder):
                 set_aside(folder)
-                settings = [*overrides, f"feedback.budget.labels={budget}", f"run.seed={seed}"]
-                if not run_process(recipe, settings, folder, profile=profile, limit_s=limit_s, say=say):
+                settings = [*series.overrides, f"feedback.budget.labels={budget}", f"run.seed={seed}"]
+                if not run_process(recipe, settings, folder, series):
                     failed += 1
                     continue
             found.append(folder)
             run = read(folder)
-            say(f"{recipe}, {budget} labels, seed {seed}: {run.scores[0]:.3f} -> {run.scores[-1]:.3f} with {run.labels[-1]:.0f} labels")
+            series.say(
+                f"{recipe}, {budget} labels, seed {seed}: {run.scores[0]:.3f} -> {run.scores[-1]:.3f} with {run.labels[-1]:.0f} labels"
+            )
     return found, failed
 
 

@@ -12,14 +12,14 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rayrl.compare import Arm, Row, compare
+from rayrl.compare import Arm, Row, Series, compare
 from rayrl.config.layers import conf_folder
 from rayrl.errors import ConfigError
 from rayrl.evaluation.estimators import alignment
@@ -100,22 +100,12 @@ def arms(study: Study) -> dict[tuple[str, ...], Arm]:
     return found
 
 
-def run(
-    study: Study,
-    *,
-    seeds: int,
-    tokens: int,
-    out: Path,
-    overrides: Sequence[str] = (),
-    profile: str | None = None,
-    limit_s: float = 7200.0,
-    say: Callable[[str], None] = print,
-) -> list[Cell]:
-    """Runs every cell as `compare` does, and writes `FILE` into ``out``."""
+def run(study: Study, series: Series, *, tokens: int) -> list[Cell]:
+    """Runs every cell as `compare` does, and writes `FILE` beside its table."""
     own = arms(study)
-    rows = compare(list(own.values()), seeds=seeds, tokens=tokens, out=out, overrides=overrides, profile=profile, limit_s=limit_s, say=say)
+    rows = compare(list(own.values()), series, tokens=tokens)
     found = cells(study, dict(zip(own, rows, strict=True)))
-    (out / FILE).write_text(json.dumps({"tokens": tokens, "cells": [asdict(c) for c in found]}, indent=1) + "\n", "utf-8")
+    (series.out / FILE).write_text(json.dumps({"tokens": tokens, "cells": [asdict(c) for c in found]}, indent=1) + "\n", "utf-8")
     return found
 
 

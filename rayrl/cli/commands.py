@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rayrl.errors import ConfigError, EnvironmentMissing, PlacementError
 
 if TYPE_CHECKING:
+    from rayrl.compare import Series
     from rayrl.config.loading import Loaded
     from rayrl.plan import Plan
 
@@ -206,94 +208,66 @@ def ps(arguments: Namespace) -> None:
 
 def compare(arguments: Namespace) -> int:
     """Exits with 12, as a run that missed its target does, when any run failed."""
-    from dataclasses import asdict
-
     from rayrl import compare as comparison
-    from rayrl.errors import TargetNotReached
+    from rayrl.cli import show
 
     settings = [word for word in arguments.recipes if "=" in word]
-    rows = comparison.compare(
-        [comparison.Arm(word, word) for word in arguments.recipes if "=" not in word],
-        seeds=arguments.seeds,
-        tokens=arguments.tokens,
-        out=Path(arguments.out),
-        overrides=[*settings, *arguments.overrides],
-        profile=arguments.profile,
-        limit_s=arguments.limit_s,
-        say=(lambda text: None) if arguments.json else lambda text: print(text, flush=True),
-    )
-    if arguments.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-    else:
-        from rayrl.cli import show
-
-        show.comparison(rows)
-        print(f"picture: {Path(arguments.out) / comparison.PICTURE}")
-    return TargetNotReached.exit_code if any(row.failed for row in rows) else 0
+    series = _series(arguments, [*settings, *arguments.overrides])
+    arms = [comparison.Arm(word, word) for word in arguments.recipes if "=" not in word]
+    rows = comparison.compare(arms, series, tokens=arguments.tokens)
+    return _told(arguments, rows, show.comparison, series.out / comparison.PICTURE, any(row.failed for row in rows))
 
 
 def study(arguments: Namespace) -> int:
     """Exits with 12, as a run that missed its target does, when any run failed."""
-    from dataclasses import asdict
-
     from rayrl import study as studies
-    from rayrl.errors import TargetNotReached
+    from rayrl.cli import show
 
     only = {axis: options.split(",") for axis, _, options in (word.partition("=") for word in arguments.only)}
-    cells = studies.run(
-        studies.narrowed(studies.find(arguments.study), only),
-        seeds=arguments.seeds,
-        tokens=arguments.tokens,
-        out=Path(arguments.out),
-        overrides=arguments.settings,
-        profile=arguments.profile,
-        limit_s=arguments.limit_s,
-        say=(lambda text: None) if arguments.json else lambda text: print(text, flush=True),
-    )
-    if arguments.json:
-        print(json.dumps([asdict(cell) for cell in cells], indent=1))
-    else:
-        from rayrl.cli import show
-
-        show.study(cells)
-    return TargetNotReached.exit_code if any(cell.row.failed for cell in cells) else 0
+    asked = studies.narrowed(studies.find(arguments.study), only)
+    cells = studies.run(asked, _series(arguments, arguments.settings), tokens=arguments.tokens)
+    return _told(arguments, cells, show.study, None, any(cell.row.failed for cell in cells))
 
 
 def labels(arguments: Namespace) -> int:
     """Exits with 12, as a run that missed its target does, when any run failed."""
-    from dataclasses import asdict
-
     from rayrl import economy
-    from rayrl.errors import TargetNotReached
+    from rayrl.cli import show
 
-    say = (lambda text: None) if arguments.json else lambda text: print(text, flush=True)
     settings = [word for word in arguments.what if "=" in word]
-    names, out = [word for word in arguments.what if "=" not in word], Path(arguments.out)
+    names = [word for word in arguments.what if "=" not in word]
+    series = _series(arguments, settings)
     folders, failed = [Path(name) for name in names if Path(name).is_dir()], 0
     if not folders:
         if len(names) != 1:
             raise ConfigError(f"neither run folders nor one recipe: {' '.join(arguments.what)}", "name finished runs, or a single recipe")
-        folders, failed = economy.sweep(
-            names[0],
-            arguments.budgets,
-            seeds=arguments.seeds,
-            out=out,
-            overrides=settings,
-            profile=arguments.profile,
-            limit_s=arguments.limit_s,
-            say=say,
-        )
+        folders, failed = economy.sweep(names[0], arguments.budgets, series)
     elif len(folders) < len(names) or settings:
         strange = [name for name in arguments.what if not Path(name).is_dir()]
         raise ConfigError(f"{' '.join(strange)}: no run folder", "name run folders alone, or one recipe with its settings")
-    rows = economy.report(folders, out, say) if folders else []
+    rows = economy.report(folders, series.out, series.say) if folders else []
+    return _told(arguments, rows, show.label_economy, series.out / economy.PICTURE, failed > 0)
+
+
+def _series(arguments: Namespace, overrides: Sequence[str]) -> Series:
+    from rayrl.compare import Series
+
+    say = (lambda text: None) if arguments.json else lambda text: print(text, flush=True)
+    return Series(arguments.seeds, Path(arguments.out), overrides, arguments.profile, arguments.limit_s, say)
+
+
+def _told(arguments: Namespace, rows: Sequence[Any], table: Callable[[Any], None], picture: Path | None, failed: bool) -> int:
+    """Rows as JSON or as a table; the exit status."""
+    from dataclasses import asdict
+
+    from rayrl.errors import TargetNotReached
+
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     elif rows:
-        from rayrl.cli import show
-
-        show.label_economy(rows)
-        print(f"picture: {out / economy.PICTURE}")
+        table(rows)
+        if picture is not None:
+            print(f"picture: {picture}")
     return TargetNotReached.exit_code if failed else 0
 
 

@@ -215,7 +215,6 @@ CHECKS: Sequence[Check] = (
           "ddro", "ddro, random", "rank/pairs_right_gain", lambda a, b: a > 0 and a > b),
     Check(17, "and rightly in more than four of five", "ddro", "ddro, random", "rank/pairs_right", lambda a, b: a > 0.8),
     Check(17, "MRR@10 does not fall", "ddro", "ddro, random", "rank/mrr@10_gain", lambda a, b: a >= 0),
-    Check(17, "every identifier exists", "ddro", "ddro, random", "rank/existing_share", lambda a, b: a == 1),
     Check(18, "a noisy reward's best and worst still raise true accuracy", "pf_ppo", "noise", "gain", _more),
     Check(18, "the best alone is worse than best and worst", "pf_ppo", "pf_ppo, bon", "after", _more),
     Check(19, "the likelihood term keeps the chosen answer's likelihood higher than DPO", "flex_dpo", "dpo", "pairs/chosen", _more),

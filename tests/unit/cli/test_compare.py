@@ -36,7 +36,7 @@ def fake_rayrl(instead_of_training):
 
 def test_rows_are_means_and_spreads_over_the_seeds_that_finished(fake_rayrl, tmp_path):
     said: list[str] = []
-    rows = compare.compare(ARMS, seeds=3, tokens=2000, out=tmp_path / "out", say=said.append)
+    rows = compare.compare(ARMS, compare.Series(seeds=3, out=tmp_path / "out", say=said.append), tokens=2000)
     proxy, worst = rows
     assert (proxy.runs, proxy.failed, worst.runs, worst.failed) == (3, 0, 2, 1)
     assert proxy.after == pytest.approx(0.6) and proxy.spread == pytest.approx(0.1) and proxy.before == 0.25
@@ -48,27 +48,29 @@ def test_rows_are_means_and_spreads_over_the_seeds_that_finished(fake_rayrl, tmp
 
 def test_finished_runs_are_not_repeated_and_another_budget_is_another_comparison(fake_rayrl, tmp_path):
     out = tmp_path / "out"
-    compare.compare(ARMS[:1], seeds=2, tokens=2000, out=out, say=lambda text: None)
+    compare.compare(ARMS[:1], compare.Series(seeds=2, out=out, say=lambda text: None), tokens=2000)
     assert len(fake_rayrl) == 2
-    again = compare.compare(ARMS[:1], seeds=3, tokens=2000, out=out, say=lambda text: None)
+    again = compare.compare(ARMS[:1], compare.Series(seeds=3, out=out, say=lambda text: None), tokens=2000)
     assert len(fake_rayrl) == 3 and again[0].runs == 3
-    compare.compare(ARMS[:1], seeds=1, tokens=999, out=out, say=lambda text: None)
+    compare.compare(ARMS[:1], compare.Series(seeds=1, out=out, say=lambda text: None), tokens=999)
     assert len(fake_rayrl) == 4
-    compare.compare(ARMS[:1], seeds=1, tokens=999, out=out, overrides=["learner.optim.lr=1e-5"], say=lambda text: None)
+    compare.compare(ARMS[:1], compare.Series(seeds=1, out=out, overrides=["learner.optim.lr=1e-5"], say=lambda text: None), tokens=999)
     assert len(fake_rayrl) == 5, "other settings are another run"
 
 
 def test_every_run_gets_the_same_budget_and_settings(fake_rayrl, tmp_path):
-    compare.compare(ARMS, seeds=1, tokens=1234, out=tmp_path / "o", overrides=["learner.optim.lr=1e-5"], say=lambda text: None)
+    compare.compare(
+        ARMS, compare.Series(seeds=1, out=tmp_path / "o", overrides=["learner.optim.lr=1e-5"], say=lambda text: None), tokens=1234
+    )
     for command in fake_rayrl:
         assert {"run.tokens=1234", "learner.optim.lr=1e-5", "run.seed=0"} <= set(command)
 
 
 def test_a_recipe_that_cannot_run_is_refused_before_anything_starts(fake_rayrl, tmp_path):
     with pytest.raises(ConfigError):
-        compare.compare([ARMS[0], compare.Arm("x", "no_such_recipe")], seeds=1, tokens=10, out=tmp_path / "o")
+        compare.compare([ARMS[0], compare.Arm("x", "no_such_recipe")], compare.Series(seeds=1, out=tmp_path / "o"), tokens=10)
     with pytest.raises(ConfigError, match="twice"):
-        compare.compare(ARMS[:1] * 2, seeds=1, tokens=10, out=tmp_path / "o")
+        compare.compare(ARMS[:1] * 2, compare.Series(seeds=1, out=tmp_path / "o"), tokens=10)
     assert fake_rayrl == []
 
 
@@ -81,7 +83,7 @@ def test_all_runs_failing_is_a_table_of_nothing_and_an_exit_status(fake_rayrl, t
 
 def test_the_picture_is_drawn(fake_rayrl, tmp_path):
     pytest.importorskip("matplotlib")
-    compare.compare(ARMS, seeds=2, tokens=2000, out=tmp_path / "out", say=lambda text: None)
+    compare.compare(ARMS, compare.Series(seeds=2, out=tmp_path / "out", say=lambda text: None), tokens=2000)
     picture = tmp_path / "out" / compare.PICTURE
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
