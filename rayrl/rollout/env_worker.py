@@ -19,17 +19,14 @@ import pyarrow as pa
 
 from rayrl.agent_types import EpisodeRecord, Fragment, RunningEpisodes
 from rayrl.data import fragment_arrow
-from rayrl.errors import DeadlineExceeded
 from rayrl.protocols import ReplayBuffer, Sampler, Store
 from rayrl.rollout.agent_engine import AgentEngine
-from rayrl.rollout.commands import Commands
 from rayrl.rollout.fragment_sampler import FragmentSampler
-from rayrl.rollout.lanes import LeaseLane, Packed, PublishLane
+from rayrl.rollout.lanes import Packed
+from rayrl.rollout.looping import LoopingWorker
 from rayrl.rollout.sightings import Sightings
-from rayrl.rollout.stats import RolloutStats
 from rayrl.rollout.watched import MakeWatched, watch
-from rayrl.telemetry.spans import Burst, SpanRecorder
-from rayrl.types import FinishReason, GroupInfo, PromptTask, RewardRecord, RewardStatus, SyncReport, WeightUpdate
+from rayrl.types import FinishReason, GroupInfo, PromptTask, RewardRecord, RewardStatus
 
 EXTRINSIC = "extrinsic"
 """Name of the reward component that comes with every fragment: the mean reward of a step."""
@@ -37,8 +34,10 @@ _MAX_BACKLOG = 2
 """Fragments waiting to be announced beyond which nothing new is leased."""
 
 
-class EnvWorker:
+class EnvWorker(LoopingWorker):
     """Fulfils what the driver asks of a rollout worker."""
+
+    kind, activity, stuck = "env worker", "sample", "an environment is stuck; kill it"
 
     def __init__(
         self,
@@ -58,69 +57,25 @@ class EnvWorker:
     ) -> None:
         """``make_sampler(seed)`` builds the environments; ``steps`` is T; ``sightings`` tells an annotator what was shown;
         ``make_watched`` is for `watch`."""
-        self.name, self._index = name, index
-        self._engine, self._make_sampler, self._store = engine, make_sampler, store
-        self._make_watched = make_watched
-        self._steps, self._seed, self._sightings, self._call_s, self._sync_s = steps, seed, sightings, call_s, sync_s
+        super().__init__(name, index, engine, buffer, store, self._pack, self._refused, call_s=call_s, sync_s=sync_s)
+        self._engine, self._make_sampler, self._make_watched = engine, make_sampler, make_watched
+        self._steps, self._seed, self._sightings = steps, seed, sightings
+        self._weights = self._lane()  # executed between two steps, also within a fragment
         self._fragments: FragmentSampler | None = None
-        self._stats = RolloutStats()
-        self.spans = SpanRecorder(name)
-        self._burst = Burst(self.spans, "sample")
-        self._stopping, self._ended, self._wake = threading.Event(), threading.Event(), threading.Event()
-        self._commands = Commands(f"env worker {name}", self._wake)
-        self._weights = Commands(f"env worker {name}", self._wake)
-        self._leases = LeaseLane(buffer, name, index, self._wake, call_s)
-        self._publish = PublishLane(buffer, name, self._pack, self._stats, call_s, self._refused)
         self._tickets: deque[PromptTask] = deque()
         self._undelivered: dict[int, bytes] = {}
         self._undelivered_lock = threading.Lock()
 
-    def run(self) -> None:
-        """Works until `stop`. An exception of an environment, or of a helper thread, ends it and is raised here."""
-        self._leases.start()
-        self._publish.start()
-        try:
-            while not self._stopping.is_set():
-                self._weights.execute()
-                self._commands.execute()
-                self._leases.check()
-                self._publish.check()
-                self._tickets.extend(self._leases.take())
-                self._leases.want(1 if len(self._tickets) < 2 and self._publish.backlog < _MAX_BACKLOG else 0)
-                if self._tickets:
-                    self._answer(self._tickets.popleft())
-                else:
-                    self._burst.end()
-                    with self._stats.timed("wait_s"):
-                        self._wake.wait(timeout=0.2)
-                    self._wake.clear()
-        finally:
-            self._shut_down()
-        self._publish.check()
-
-    def stop(self, timeout_s: float = 60.0) -> None:
-        """Ends `run` after the present fragment, which is still published."""
-        self._stopping.set()
-        self._wake.set()
-        if self._leases.started and not self._ended.wait(timeout_s):
-            raise DeadlineExceeded(f"env worker {self.name} did not stop within {timeout_s:.0f} s", "an environment is stuck; kill it")
+    def _turn(self) -> None:
+        self._weights.execute()
+        self._tickets.extend(self._leases.take())
+        self._leases.want(1 if len(self._tickets) < 2 and self._publish.backlog < _MAX_BACKLOG else 0)
+        if self._tickets:
+            self._answer(self._tickets.popleft())
+        else:
+            self._idle()
 
     # ---- control, called from other threads ------------------------------------------------------------------------
-
-    def update_weights(self, update: WeightUpdate) -> SyncReport:
-        """Loads them between two steps. Raises `WeightSyncError`."""
-        buckets = [b if isinstance(b, np.ndarray) else self._store.get(b, timeout_s=self._sync_s) for b in update.buckets]
-        fetched = replace(update, buckets=buckets)
-
-        def load() -> SyncReport:
-            with self._stats.timed("control_s"):
-                report = self._engine.update_weights(fetched)
-            self._stats.add(weight_updates=1, paused_s=report.paused_s)
-            return report
-
-        if not self._leases.started:  # a replacement gets its weights before its loop starts
-            return load()
-        return self._weights.call("weight update", load, self._sync_s)
 
     def rollout(self, tasks: Sequence[PromptTask], timeout_s: float) -> list[EpisodeRecord]:
         """One whole episode per task (evaluation), at the temperature of the first: 0 is greedy, else as in training.
@@ -202,13 +157,8 @@ class EnvWorker:
         )
         return Packed(info, [[RewardRecord(EXTRINSIC, RewardStatus.SCORED, float(fragment.rewards.mean()), producer="environment")]])
 
-    def _shut_down(self) -> None:
+    def _wind_up(self) -> None:
         self._weights.close()
-        self._commands.close()
-        try:
-            self._leases.close()
-            self._publish.close()
-            if self._fragments is not None:
-                self._fragments.close()
-        finally:
-            self._ended.set()
+        super()._wind_up()
+        if self._fragments is not None:
+            self._fragments.close()

@@ -11,12 +11,10 @@ inline, so that batch composition, and with it every sampled token, depends on n
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -25,11 +23,9 @@ import numpy as np
 
 from rayrl.errors import DeadlineExceeded, RoleFailed
 from rayrl.protocols import Engine, ReplayBuffer, Store, TextEnv
-from rayrl.rollout.commands import Commands
 from rayrl.rollout.episodes import Episode
-from rayrl.rollout.lanes import EpisodePacker, LeaseLane, PublishLane
-from rayrl.rollout.stats import RolloutStats
-from rayrl.telemetry.spans import Burst, SpanRecorder
+from rayrl.rollout.lanes import EpisodePacker
+from rayrl.rollout.looping import LoopingWorker
 from rayrl.types import (
     FinishReason,
     FloatArray,
@@ -37,10 +33,8 @@ from rayrl.types import (
     IntArray,
     Prompt,
     PromptTask,
-    SyncReport,
     Trajectory,
     VersionSpan,
-    WeightUpdate,
 )
 
 Decode = Callable[[IntArray], str]
@@ -55,12 +49,14 @@ MAX_BACKLOG = 64
 """Finished groups waiting to be announced beyond which nothing new is leased."""
 
 
-class RolloutWorker:
+class RolloutWorker(LoopingWorker):
     """``decode`` makes text views; ``encode`` (needed with ``env_factory``) tokenises observations without special tokens; ``given``
     names completions of a training prompt that take the place of its first samples.
 
-    ``call_s`` limits an environment's answer and every control call but a weight update, which has ``sync_s``; both in seconds.
+    ``call_s`` also limits an environment's answer.
     """
+
+    kind, activity, stuck = "rollout worker", "generate", "its engine step is stuck; kill it"
 
     def __init__(
         self,
@@ -84,22 +80,14 @@ class RolloutWorker:
     ) -> None:
         if env_factory is not None and encode is None:
             raise ValueError("env_factory needs encode: observations enter the sequence as token ids")
-        self.name = name
-        self._engine, self._store, self._decode = engine, store, decode
+        packer = EpisodePacker(store, decode)
+        super().__init__(name, index, engine, buffer, store, packer, call_s=call_s, sync_s=sync_s)
+        self._engine, self._decode = engine, decode
         self._encode, self._env_factory, self._given = encode, env_factory, given
         self._max_turns, self._max_length, self._max_running = max_turns if env_factory else 1, max_length, max_running
-        self._lease_all, self._call_s, self._sync_s = lease_all, call_s, sync_s
-        self._stats = RolloutStats()
-        self.spans = SpanRecorder(name)
-        self._burst = Burst(self.spans, "generate")
-        self._stopping = threading.Event()
-        self._ended = threading.Event()
-        self._wake = threading.Event()
-        self._commands = Commands(f"rollout worker {name}", self._wake)
+        self._lease_all = lease_all
         self._observed: SimpleQueue[tuple[Episode, tuple[str | None, bool] | BaseException]] = SimpleQueue()
         self._env_pool = ThreadPoolExecutor(env_threads, f"{name}-env") if env_factory and not lease_all else None
-        self._leases = LeaseLane(buffer, name, index, self._wake, call_s)
-        self._publish = PublishLane(buffer, name, EpisodePacker(store, decode), self._stats, call_s)
         self._group_size = 0
         self._groups: dict[str, _Group] = {}
         self._episodes: dict[str, Episode] = {}
@@ -109,56 +97,20 @@ class RolloutWorker:
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Works until `stop`. An exception of the engine, or of a helper thread, ends it and is raised here."""
-        self._leases.start()
-        self._publish.start()
-        try:
-            while not self._stopping.is_set():
-                self._commands.execute()
-                self._leases.check()
-                self._publish.check()
-                self._start_leased()
-                self._take_observations()
-                if self._engine.num_running == 0:
-                    self._burst.end()
-                    with self._stats.timed("wait_s"):
-                        self._wake.wait(timeout=0.2)
-                    self._wake.clear()
-                    continue
-                self._burst.go_on()
-                with self._stats.timed("busy_s"):
-                    results = self._engine.step()
-                self._stats.add(engine_steps=1)
-                for result in results:
-                    self._finish_turn(result)
-        finally:
-            self._shut_down()
-        self._publish.check()
-
-    def stop(self, timeout_s: float = 60.0) -> None:
-        """Ends `run` after the current step; finished groups are still published, running ones are abandoned."""
-        self._stopping.set()
-        self._wake.set()
-        if self._leases.started and not self._ended.wait(timeout_s):
-            raise DeadlineExceeded(f"rollout worker {self.name} did not stop within {timeout_s:.0f} s", "its engine step is stuck; kill it")
+    def _turn(self) -> None:
+        self._start_leased()
+        self._take_observations()
+        if self._engine.num_running == 0:
+            self._idle()
+            return
+        self._burst.go_on()
+        with self._stats.timed("busy_s"):
+            results = self._engine.step()
+        self._stats.add(engine_steps=1)
+        for result in results:
+            self._finish_turn(result)
 
     # ---- control, called from other threads ------------------------------------------------------------------------
-
-    def update_weights(self, update: WeightUpdate) -> SyncReport:
-        """Fetches the buckets while generation goes on, then loads them between two steps. Raises `WeightSyncError`."""
-        buckets = [b if isinstance(b, np.ndarray) else self._store.get(b, timeout_s=self._sync_s) for b in update.buckets]
-        fetched = replace(update, buckets=buckets)
-
-        def load() -> SyncReport:
-            with self._stats.timed("control_s"):
-                report = self._engine.update_weights(fetched)
-            self._stats.add(weight_updates=1, paused_s=report.paused_s)
-            return report
-
-        if not self._leases.started:  # a replacement gets its weights before its loop starts: nobody else uses the engine yet
-            return load()
-        return self._commands.call("weight update", load, self._sync_s)
 
     def join_transfer(self, address: str, rank_offset: int, world_size: int, buffer_bytes: int) -> None:
         """See `AsyncVllmEngine.join_transfer`."""
@@ -347,17 +299,12 @@ class RolloutWorker:
 
     # ---- end ---------------------------------------------------------------------------------------------------------
 
-    def _shut_down(self) -> None:
-        self._commands.close()
+    def _wind_up(self) -> None:
         for job in self._jobs:
             job.done.set_exception(RoleFailed(f"rollout worker {self.name} stopped", "the evaluation was cut short"))
         if self._env_pool is not None:
             self._env_pool.shutdown(wait=False, cancel_futures=True)
-        try:
-            self._leases.close()
-            self._publish.close()
-        finally:
-            self._ended.set()
+        super()._wind_up()
 
 
 class _Group:
