@@ -59,6 +59,7 @@ def read_run(folder: str | Path) -> Recorded:
     learn_s, learn_token_s = line(trained, learned)
     publish_s, pause_s = _mean(rows, "sync/total_s"), _mean(rows, "sync/paused_s")
     waits = sum(_mean(rows, name) for name in ("step/generate_wait_s", "step/learn_s", "step/sync_s"))
+    left_s = max(0.0, _mean(rows, "step/total_s") - waits)  # in asynchronous runs most of it is waiting that has no name
     if config.buffer.max_staleness == 0:  # nothing overlaps: what is neither decoding nor waiting for the learner is scoring
         score_s = max(0.0, _mean(rows, "step/generate_wait_s") - _mean(rows, "rollout/busy_s") / engines)
     else:
@@ -77,7 +78,7 @@ def read_run(folder: str | Path) -> Recorded:
         export_s=export_s,
         publish_s=max(pause_s, publish_s - export_s),
         pause_s=pause_s,
-        driver_s=max(0.0, _mean(rows, "step/total_s") - waits),
+        driver_s=min(left_s, _mean(rows, "step/driver_cpu_s")),
         paces=list(zip(_paces(learned, [learn_s + learn_token_s * n for n in trained]), _engine_paces(rows), strict=True)),
     )
     return Recorded(config, scenario, len(rows), _mean(rows, "step/total_s"), _mean(rows, "batch/staleness_mean_versions"))

@@ -41,6 +41,7 @@ def recorded(tmp_path):
                 "step/generate_wait_s": generate + 0.1,
                 "step/learn_s": learn,
                 "step/sync_s": 0.15,
+                "step/driver_cpu_s": 0.04,
                 "sync/total_s": 0.15,
                 "sync/paused_s": 0.05,
                 "rollout/tokens": tokens,
@@ -72,6 +73,12 @@ def test_known_speeds_are_found_again(recorded):
     assert (s.score_s, s.publish_s, s.pause_s, s.driver_s) == tuple(pytest.approx(x) for x in (0.1, 0.15, 0.05, 0.03))
     assert run.steps == 18 and len(s.lengths) == 80 and all(len(group) == 2 for group in s.lengths)
     assert simulate(s, 60).step_s == pytest.approx(run.step_s, rel=0.05)
+
+
+def test_waiting_that_has_no_name_is_not_work_of_the_driver(recorded):
+    rows = [json.loads(line) | {"step/driver_cpu_s": 0.01} for line in (recorded / "metrics.jsonl").read_text().splitlines()]
+    (recorded / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_run(recorded).scenario.driver_s == pytest.approx(0.01)
 
 
 def test_other_settings_take_the_recorded_speeds(recorded):
