@@ -1,6 +1,6 @@
 """One training run of the demo's model that records in every other block of steps: what recording costs, counted and compared.
 
-    python tests/bench/recording_cost.py FOLDER
+    python tests/bench/recording_cost.py FOLDER [BLOCKS]
 
 Prints a JSON line. ``recording_share``: processor seconds of the process that writes trajectories (all it ever uses, reading the object
 store included) and of the driver's thread while it hands over work to it or draws the timeline, per recorded step, over the processor
@@ -26,7 +26,8 @@ from rayrl.models import tiny
 from rayrl.recorder import Recorder
 from rayrl.runtime import life
 
-BLOCK, BLOCKS = 8, 13
+BLOCK, BLOCKS = 4, 25
+"""Steps of a block, and how many there are unless the command says it."""
 SETTINGS = ["batch.groups_per_step=32", "batch.group_size=8", "telemetry.wandb=off", "telemetry.report=false", "evaluation.enabled=false"]
 
 
@@ -69,7 +70,7 @@ class Counted:
         return self.driver_s + times.user + times.system
 
 
-def main(folder: Path) -> dict[str, float]:
+def main(folder: Path, count: int = BLOCKS) -> dict[str, float]:
     edges: list[tuple[int, float, float, float]] = []
     step_before, counted = Recorder.step, Counted(folder / "run" / "logs")
     archive, draw = counted.wrap(Recorder._archive), counted.wrap(Recorder._draw)
@@ -85,7 +86,7 @@ def main(folder: Path) -> dict[str, float]:
     Recorder._draw = lambda self, roles: draw(self, roles) if records(self._step) else None  # type: ignore[method-assign]
     settings = [
         *SETTINGS,
-        f"run.steps={BLOCK * (BLOCKS + 1) + 2}",
+        f"run.steps={BLOCK * (count + 1) + 2}",
         f"run.dir={folder / 'run'}",
         f"model.path={tiny.save(folder / 'model', tiny.SMALL)}",
     ]
@@ -105,4 +106,4 @@ def main(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))), flush=True)
+    print(json.dumps(main(Path(sys.argv[1]), *map(int, sys.argv[2:3]))), flush=True)
