@@ -5,11 +5,11 @@ Legend: ``N`` trajectories. Columns are numpy arrays of length N; texts are code
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 _SCALARS = ("step", "version", "reward", "advantage", "kept", "reason", "components", "staleness", "length", "gap")
 _LIGHT = (*_SCALARS, "id", "ordinal", "sample", "finish_reason", "task", "prompt_text")
-READERS = 4
-"""Threads that read parts of a run."""
+_READERS = 4
+T = TypeVar("T")
 NO_TRAJECTORIES = "no trajectories were written"
 
 
@@ -61,8 +61,7 @@ def read_index(folder: Path, known: Index | None = None) -> Index:
     if known is not None and parts == known.parts:
         return known
     missing: list[str] = [] if parts else [NO_TRAJECTORIES]
-    with ThreadPoolExecutor(READERS) as pool:
-        tables = list(pool.map(_read_part, parts))
+    tables = side_by_side(_read_part, parts)
     broken = [path.name for path, table in zip(parts, tables, strict=True) if table is None]
     if broken:
         missing.append(f"{len(broken)} part(s) of the trajectories cannot be read, the first is {broken[0]}")
@@ -75,6 +74,12 @@ def read_index(folder: Path, known: Index | None = None) -> Index:
     if _absent(table, "gap"):
         missing.append("the trajectories were written by an older version: no per-token advantages, learner log-probs or reward records")
     return Index(parts, part, row, _numbers(table), _all_texts(table), _components(table), missing)
+
+
+def side_by_side(read: Callable[[Path], T], parts: Sequence[Path]) -> list[T]:
+    """What ``read`` says of each part, in their order; Parquet is decoded outside the interpreter's lock."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(read, parts))
 
 
 def _read_part(path: Path) -> pa.Table | None:

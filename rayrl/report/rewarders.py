@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrl.report.index import READERS, Index
+from rayrl.report.index import Index, side_by_side
 
 _FIELDS = ("component", "producer", "producer_version", "status", "value", "latency_s", "cost_usd")
 _COLUMNS = ["step", *(f"rewards.list.element.{name}" for name in _FIELDS)]
@@ -28,9 +27,7 @@ def rewarders(index: Index) -> tuple[list[dict[str, Any]], dict[int, float]]:
     versions: dict[tuple[str, str], set[str]] = defaultdict(set)
     cost: dict[int, float] = {}
     paid: set[str] = set()
-    with ThreadPoolExecutor(READERS) as pool:
-        parts = [part for part in pool.map(_records, index.parts) if part is not None]
-    for step, records in parts:
+    for step, records in filter(None, side_by_side(_records, index.parts)):
         records = records.set_column(len(_FIELDS) - 1, "cost_usd", _paid(records, paid))
         place = records.schema.get_field_index("producer_version")
         told = pc.dictionary_encode(records.column(place).combine_chunks())  # few distinct ones, mostly
