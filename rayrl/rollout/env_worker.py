@@ -38,6 +38,7 @@ class EnvWorker(LoopingWorker):
     """Fulfils what the driver asks of a rollout worker."""
 
     kind, activity, stuck = "env worker", "sample", "an environment is stuck; kill it"
+    _engine: AgentEngine
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class EnvWorker(LoopingWorker):
         """``make_sampler(seed)`` builds the environments; ``steps`` is T; ``sightings`` tells an annotator what was shown;
         ``make_watched`` is for `watch`."""
         super().__init__(name, index, engine, buffer, store, self._pack, self._refused, call_s=call_s, sync_s=sync_s)
-        self._engine, self._make_sampler, self._make_watched = engine, make_sampler, make_watched
+        self._make_sampler, self._make_watched = make_sampler, make_watched
         self._steps, self._seed, self._sightings = steps, seed, sightings
         self._weights = self._lane()  # executed between two steps, also within a fragment
         self._fragments: FragmentSampler | None = None

@@ -41,6 +41,8 @@ class LoopingWorker:
     """Name of the spans of its work."""
     stuck: ClassVar[str]
     """What is wrong when it does not stop."""
+    _engine: Any
+    """Of the subclass's kind, which narrows it."""
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class LoopingWorker:
         sync_s: float,
     ) -> None:
         self.name, self._index, self._store = name, index, store
-        self._loaded, self._call_s, self._sync_s = engine, call_s, sync_s
+        self._engine, self._call_s, self._sync_s = engine, call_s, sync_s
         self._stats = RolloutStats()
         self.spans = SpanRecorder(name)
         self._burst = Burst(self.spans, self.activity)
@@ -97,7 +99,7 @@ class LoopingWorker:
 
         def load() -> SyncReport:
             with self._stats.timed("control_s"):
-                report = self._loaded.update_weights(fetched)
+                report = self._engine.update_weights(fetched)
             self._stats.add(weight_updates=1, paused_s=report.paused_s)
             return report
 

@@ -57,6 +57,7 @@ class RolloutWorker(LoopingWorker):
     """
 
     kind, activity, stuck = "rollout worker", "generate", "its engine step is stuck; kill it"
+    _engine: Engine
 
     def __init__(
         self,
@@ -80,9 +81,8 @@ class RolloutWorker(LoopingWorker):
     ) -> None:
         if env_factory is not None and encode is None:
             raise ValueError("env_factory needs encode: observations enter the sequence as token ids")
-        packer = EpisodePacker(store, decode)
-        super().__init__(name, index, engine, buffer, store, packer, call_s=call_s, sync_s=sync_s)
-        self._engine, self._decode = engine, decode
+        super().__init__(name, index, engine, buffer, store, EpisodePacker(store, decode), call_s=call_s, sync_s=sync_s)
+        self._decode = decode
         self._encode, self._env_factory, self._given = encode, env_factory, given
         self._max_turns, self._max_length, self._max_running = max_turns if env_factory else 1, max_length, max_running
         self._lease_all = lease_all
