@@ -27,7 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "feedback.engine.dtype": ("bfloat16", "float32"),
     "feedback.priority": ("first_sightings", "frequency", "uncertainty", "lifo"),
     "feedback.pairs.inconsistent": ("tie", "failed"),
-    "feedback.pairs.select": ("random", "uncertainty"),
+    "feedback.pairs.select": ("shown", "random", "uncertainty"),
     "agent.credit": ("vtrace", "gae"),
     "agent.clip_around": ("behavior", "proximal"),
     "agent.network.size": ("oni", "small"),

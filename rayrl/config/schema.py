@@ -225,8 +225,9 @@ class PairsConfig:
     """Ask each pair in both orders: a judge that prefers a position contradicts itself then."""
     inconsistent: str = "tie"
     """A pair whose two orders contradict each other: tie (0.5) or failed."""
-    select: str = "random"
-    """How pairs of sighted texts are chosen: random, or uncertainty (those that the reward model is least sure about)."""
+    select: str = "shown"
+    """How pairs of sighted texts are chosen: shown (in proportion to the episodes that showed them lately), random (every text alike),
+    or uncertainty (those that the reward model is least sure about)."""
 
 
 @dataclass

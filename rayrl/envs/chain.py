@@ -1,9 +1,11 @@
 """A small world with one reward at its far end and a message at every step: plain Gymnasium, no game, no package but Gymnasium.
 
 The agent wakes in the first of ``length`` rooms. Of five exits one leads on, always the same one in the same room; the others lead
-back by one room. A sixth action listens at the door and hears one of thousands of rumours. The last exit is the only reward (1), so
-random play, and learning from the reward alone, never find it. What tells the way are the messages: going on unlocks something and
-says so; going back and rumours are of no use, and rumours are far more novel than progress, so curiosity alone ends at the door.
+back by one room. In the first five rooms, the next five and so on each exit leads on once: one that is of no use for long is one that a
+policy unlearns everywhere, and does not try where it is the way. A sixth action listens at the door and hears one of thousands of
+rumours. The last exit is the only reward (1), so random play, and learning from the reward alone, never find it. What tells the way are
+the messages: going on unlocks something and says so; going back and rumours are of no use, and rumours are far more novel than progress,
+so curiosity alone ends at the door.
 
 ``info["episode_sums"]`` holds ``success`` (0 or 1) and ``deepest`` (rooms behind the agent at its best).
 """
@@ -51,14 +53,20 @@ class Chain(gym.Env[dict[str, Any], Any]):
 
     metadata: dict[str, Any] = {"render_modes": []}
 
-    def __init__(self, length: int = 12, max_steps: int = 60, layout: int = 0) -> None:
-        """``layout`` seeds which exit leads on in each room. Raises `ValueError` for a world that cannot be crossed in time."""
+    def __init__(self, length: int = 12, max_steps: int = 60, layout: int = 0, locks: int = 2) -> None:
+        """``layout`` seeds which exit leads on in each room. ``locks``: names that a door's lock goes by, drawn anew each time; the more
+        there are, the better going back and forth pays whoever is rewarded for new messages. Raises `ValueError` for a world that cannot
+        be crossed in time, or has no such locks."""
         if not 1 <= length <= len(_ROOMS):
             raise ValueError(f"length is {length}; there are 1 to {len(_ROOMS)} rooms")
         if max_steps < length:
             raise ValueError(f"max_steps is {max_steps}: {length} rooms take at least {length}")
+        if not 1 <= locks <= len(_LOCKS):
+            raise ValueError(f"locks is {locks}; a lock goes by 1 to {len(_LOCKS)} names")
         self._length, self._max_steps = length, max_steps
-        self._onward = np.random.default_rng(layout).integers(EXITS, size=length).tolist()
+        self._locks = [tuple(_LOCKS[(room + k) % len(_LOCKS)] for k in range(locks)) for room in range(length)]
+        rng = np.random.default_rng(layout)
+        self._onward = np.concatenate([rng.permutation(EXITS) for _ in range(0, length, EXITS)]).tolist()
         self.action_space = spaces.Discrete(EXITS + 1)
         self.observation_space = spaces.Dict(
             {
@@ -84,7 +92,7 @@ class Chain(gym.Env[dict[str, Any], Any]):
             if self._room == self._length:
                 self._room -= 1
                 return self._observation("Sunlight!"), 1.0, True, False, self._ending("success")
-            message = f"You unlock the {self._pick(_LOCKS)} and go deeper, into the {_ROOMS[self._room]}."
+            message = f"You unlock the {self._pick(self._locks[self._room])} and go deeper, into the {_ROOMS[self._room]}."
         else:
             self._room = max(0, self._room - 1)
             message = f"{self._pick(_BACK)}: you are back in the {_ROOMS[self._room]}."

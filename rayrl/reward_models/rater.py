@@ -1,6 +1,6 @@
 """The role behind a learned intrinsic reward: fits a character network to the labels of messages and gives its weights away.
 
-    collect labels → some gradient steps → new version → …
+    collect the labels of a second → some gradient steps → new version → …
 
 Nobody waits for it and it waits for nobody. Whoever rates (the learner, at its batch borders) asks for weights newer than its own;
 so a message is rated the moment it is first seen, and no text travels twice. In lockstep (deterministic runs) it does nothing by
@@ -27,6 +27,8 @@ from rayrl.reward_models.fitter import Fitter
 from rayrl.telemetry.process import resident_bytes
 
 _IDLE_S, _PUBLISH_S, _SAVE_EVERY_S = 0.1, 1.0, 20.0
+_ARRIVAL_S = 1.0
+"""What comes within so long is one arrival: labels that trickle in one by one must not ask for a whole fit each."""
 _SLICE = 4
 """Gradient steps between two looks at what was labelled."""
 _LABELS_AT_ONCE, _DOUBTFUL = 1000, 256
@@ -53,7 +55,7 @@ class MessageRater:
         self._cursor = 0
         self._stopping = threading.Event()
         self._published = RatingModel(0, {})
-        self._published_at = self._saved_at = -float("inf")
+        self._published_at = self._saved_at = self._collected_at = -float("inf")
         self._saved_version = 0
         self._busy_s = self._waited_s = 0.0
         if folder is not None and (folder / _STATE).is_file():
@@ -65,7 +67,7 @@ class MessageRater:
             started = time.monotonic()
             worked = False
             if not self._lockstep:
-                worked = bool(self._collect()) | self._learn(_SLICE)
+                worked = self._collect_if_due() | self._learn(_SLICE)
                 self._publish()
                 self._save_if_due()
             worked_s = time.monotonic() - started
@@ -113,6 +115,13 @@ class MessageRater:
         self._publish(force=True)
 
     # ---- inside -------------------------------------------------------------------------------------------------------------
+
+    def _collect_if_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._collected_at < _ARRIVAL_S:
+            return False
+        self._collected_at = now
+        return bool(self._collect())
 
     def _collect(self) -> int:
         """Takes in what was labelled since the last look; how many labels that were. An annotator that is away is asked again later."""

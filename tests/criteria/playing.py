@@ -24,6 +24,7 @@ from rayrl.agent_types import EnvSpec
 from rayrl.config.loading import reload
 from rayrl.envs.registry import agent_env_factory
 from rayrl.envs.vector import VectorSampler
+from rayrl.learner.intrinsic import NO_MESSAGE
 from rayrl.models.agent import AgentNet, Sizes
 from rayrl.rollout.agent_engine import AgentEngine
 from tests.standin import rules
@@ -45,7 +46,7 @@ def play(env: str, frames: int, seed: int, make: Callable[[EnvSpec], Act]) -> di
     torch.set_num_threads(1)
     sampler, good = VectorSampler(agent_env_factory(env), ENVS, seed), dict.fromkeys(rules.GOALS, 0)
     sampler.reset()
-    worth: dict[int, list[str]] = {}
+    worth: dict[int, list[str]] = {NO_MESSAGE: []}
     act, ended = make(sampler.spec), np.zeros(ENVS, bool)
     for _ in range(frames // ENVS):
         for key, text in sampler.take_texts().items():

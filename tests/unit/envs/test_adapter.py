@@ -130,7 +130,7 @@ def test_what_cannot_be_played_is_refused_with_a_remedy(name, key, words):
 
 
 def test_wrong_arguments_are_a_configuration_error():
-    for args in ({"lenght": 3}, {"length": 0}, {"length": 9, "max_steps": 5}):
+    for args in ({"lenght": 3}, {"length": 0}, {"length": 9, "max_steps": 5}, {"locks": 0}, {"locks": 9}):
         with pytest.raises(ConfigError, match=r"agent\.env_args"):
             agent_env_factory("chain", args)()
 
@@ -158,6 +158,21 @@ def test_only_the_right_exits_reach_the_end_of_the_chain():
     assert info == {"end_reason": "success", "episode_sums": {"success": 1.0, "deepest": 5.0}}
     assert all("go deeper" in m for m in messages[:-1])
     assert "deeper" not in messages[-1] and "unlock" not in messages[-1]
+
+
+def test_each_exit_leads_on_once_in_five_rooms_and_each_door_has_its_own_locks():
+    for layout in range(20):
+        env = Chain(length=15, layout=layout)
+        assert all(sorted(env._onward[k : k + EXITS]) == list(range(EXITS)) for k in (0, 5, 10))
+    env, seen = Chain(length=6, max_steps=10_000, locks=3), set()
+    env.reset(seed=0)
+    for _ in range(400):
+        message = env.step(env._onward[env._room])[0]["message"]
+        seen.add(message)
+        env.step(next(e for e in range(EXITS) if e != env._onward[env._room]))
+    assert {m for m in seen if "guard room" in m} == {
+        f"You unlock the {lock} and go deeper, into the guard room." for lock in ("oak door", "iron grate", "stone seal")
+    }
 
 
 def test_random_play_never_finds_the_end_of_the_chain():

@@ -225,6 +225,19 @@ def test_pairs_are_of_different_texts_and_each_pair_is_made_once(store, settings
     assert len(lease_all(s)) == 1
 
 
+def test_pairs_are_of_what_episodes_show_and_small_talk_waits(store, settings):
+    """400 texts were met once, four by a hundred episodes each: the pairs of those four come among the first."""
+    s = store(settings(template="nethack_pair"))
+    texts = messages(404)
+    often = set(list(texts)[200:204])
+    s.sight(texts, dict.fromkeys(texts, 1), dict.fromkeys(texts, 1))
+    s.sight({}, dict.fromkeys(often, 100), dict.fromkeys(often, 100))
+    s.fill_pairs(100)
+    pairs = [set(e.items) for e in lease_all(s)]
+    assert sum(pair <= often for pair in pairs) >= 5 and len(pairs) == 100
+    assert sum(bool(pair & often) for pair in pairs) > 40, "of texts drawn alike two of a hundred pairs have one of the four"
+
+
 def test_uncertain_pairs_are_chosen_first(store, settings):
     s = store(settings(template="nethack_pair", pairs__select="uncertainty"))
     see(s, messages(40))

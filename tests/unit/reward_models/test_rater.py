@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +103,20 @@ def test_it_tells_the_annotator_what_it_is_unsure_about():
     labels = Labels(QuestionKind.CLASS, classified())
     rater(labels, objective="classification", heads=3).model()
     assert labels.noted.keys() == {7} and labels.noted[7] > 0
+
+
+def test_labels_that_trickle_in_do_not_ask_for_a_whole_fit_each():
+    labels = Labels(QuestionKind.CLASS, classified())
+    later, labels.log = labels.log[20:], labels.log[:20]
+    settings = RewardModelConfig(network="char_cnn", objective="classification", batch_size=4, updates_per_arrival=3, min_labels=16)
+    made = MessageRater(build_fitter(settings, ModelConfig(path="unused"), seed=3), settings, labels)
+    thread, started = threading.Thread(target=made.run, daemon=True), time.monotonic()
+    thread.start()
+    for annotation in later:
+        labels.log = [*labels.log, annotation]
+        time.sleep(0.05)
+    made.stop()
+    thread.join(30)
+    seconds, told = time.monotonic() - started, made.stats()["model"]
+    assert told["arrived"] > 20, "they are taken in while they come"
+    assert 0 < told["updates"] <= 3 * (seconds + 1), "one arrival a second, however many labels"
