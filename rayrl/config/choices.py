@@ -129,7 +129,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys((f"reward_models.*.{name}" for name in ("centring", "huber", "weight_decay", "grad_clip", "gpus")), _NOT_NEGATIVE),
     "reward_models.*.warmup_updates": _NOT_NEGATIVE,
     **dict.fromkeys(("reward_models.*.lr", "rewards.deadline_s"), _POSITIVE),
-    **dict.fromkeys(("reward_models.*.validation_share", "reward_models.*.dropout"), _BELOW_ONE),
+    **dict.fromkeys(("reward_models.*.validation_share", "reward_models.*.dropout", "reward_models.*.min_accuracy"), _BELOW_ONE),
     "reward_models.*.passes": _NOT_NEGATIVE,
     "rewards.components.*.head": _NOT_NEGATIVE,
     "rollout.sampling.max_tokens": _COUNT,

@@ -117,6 +117,11 @@ def _model_problems(config: Config) -> Iterator[str]:
             yield f"{key}.max_length {model.max_length} is less than model.max_length {config.model.max_length}: raise it"
         if model.ties != "half" and model.objective != "ranking":
             yield f"{key}.ties is {model.ties} and {key}.objective is {model.objective}: only a ranking has ties; set {key}.ties=half"
+        if model.min_accuracy and (model.objective != "ranking" or not model.online or not model.validation_share):
+            yield (
+                f"{key}.min_accuracy is {model.min_accuracy:g} and nothing measures it: it needs objective=ranking, online=true and "
+                "validation_share above 0; or set it to 0"
+            )
         if model.listwise and (model.objective not in ("ranking", "plackett_luce") or model.questions_per_group < 2):
             yield (
                 f"{key}.listwise needs {key}.objective ranking or plackett_luce, and {key}.questions_per_group of 2 or more: a list has "

@@ -5,6 +5,7 @@ Legend of shapes: ``B`` examples, ``C`` classes, ``n`` bins.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,15 @@ def pair_accuracy(margin: FloatArray, preference: FloatArray) -> float:
         return float("nan")
     agreement = np.sign(margin[decided]) * np.sign(preference[decided] - 0.5)
     return float(np.mean(0.5 + 0.5 * agreement))
+
+
+def lower_bound(share: float, count: float) -> float:
+    """Lower end of the one-sided 95 % interval for a share seen among ``count`` (Wilson 1927); 0 without any."""
+    if not count or math.isnan(share):
+        return 0.0
+    z2 = 1.6449**2
+    middle, spread = share + z2 / (2 * count), math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2)))
+    return (middle - spread) / (1 + z2 / count)
 
 
 def correlation(predicted: FloatArray, targets: FloatArray) -> float:

@@ -23,6 +23,7 @@ from rayrl.algorithms.running_stats import RunningStats
 from rayrl.config.schema import RewardModelConfig
 from rayrl.errors import CheckpointError, Diverged
 from rayrl.models.dropout import HeadDropout
+from rayrl.reward_models import calibration
 from rayrl.reward_models.examples import Example, ExampleSet
 from rayrl.reward_models.objectives import Gaussian, Objective, bootstrap_weights
 from rayrl.types import FloatArray
@@ -131,6 +132,12 @@ class Fitter:
         """Has it learned enough to be listened to?"""
         return self.version > 0 and self.updates >= self._settings.warmup_updates
 
+    @property
+    def trusted(self) -> bool:
+        """Is it right about more held-out comparisons than ``min_accuracy``, beyond what their number leaves to chance?"""
+        accuracy, decided = (self._report.get(f"held_out_{name}", 0.0) for name in ("accuracy", "decided"))
+        return not self._settings.min_accuracy or calibration.lower_bound(accuracy, decided) > self._settings.min_accuracy
+
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         """Quality on ``examples``; empty without any."""
         if not examples:
@@ -146,6 +153,7 @@ class Fitter:
             "labels": float(len(self.examples)),
             "held_out_labels": float(held_out),
             "evicted_labels": float(self.examples.evicted),
+            "trusted_bool": float(self.trusted),
         }
 
     # ---- scoring

@@ -83,6 +83,7 @@ class Ranking:
             "accuracy": calibration.pair_accuracy(margin, preference),
             "calibration_error": calibration.reliability(1 / (1 + np.exp(-margin)), preference).expected_error,
             "ties_share": float(np.mean(preference == 0.5)),
+            "decided": float(np.sum(preference != 0.5)),
         }
 
     def _likelihood(self, first: Tensor, second: Tensor, preference: Tensor, weights: Tensor | None) -> LossSum:

@@ -256,6 +256,8 @@ class RewardModelWorker:
 
     def _values(self, texts: Sequence[str], update: bool) -> dict[str, FloatArray]:
         """float32[N] per component: the mean over heads, or what one head (or pass) says, all on the scale of the mean."""
+        if not self._fitter.trusted:  # nobody is better than anybody else: nothing is taught
+            return dict.fromkeys(self._components, np.zeros(len(texts), np.float32))
         mean, stats, scaled = self._fitter.score(texts).value, self._fitter.stats, self._settings.normalize
         if scaled:
             mean = self._fitter.normalized(mean) if update else stats.normalize(mean)

@@ -1,9 +1,10 @@
 """Whole trainings of agents, with the stand-in judge as a process of its own. Prints a table.
 
-    python -m tests.criteria teach             # chain of rooms: three kinds of intrinsic reward and controls, three seeds: half an hour
+    python -m tests.criteria teach             # chain of rooms: three kinds of intrinsic reward and controls, three seeds: an hour
     python -m tests.criteria teach --seeds 1   # one seed
-    python -m tests.criteria nethack           # NetHack without its reward, honest labels and labels that are all bad: ten minutes
+    python -m tests.criteria nethack           # NetHack without its reward, honest labels and labels that are all bad: half an hour
     python -m tests.criteria steer             # NetHack without its reward, a judge who wants gold and one who wants fights: half an hour
+    python -m tests.criteria nethack --jobs 8  # eight trainings side by side, for a machine with two cores for each
 
 teach: the random player never reaches the last room, and the reward alone teaches nothing: success is what the labels taught, measured
 against a judge without information (random, permuted, all good, all bad). nethack: messages that the judge calls good, per 1,000 steps,
@@ -15,8 +16,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tests.criteria.playing import seen
 from tests.criteria.trainings import Outcome, train
@@ -25,16 +31,42 @@ from tests.standin.process import standin
 RECIPES = {"retrieval": "oni_chain", "classification": "oni_chain_classification", "ranking": "oni_chain_ranking"}
 CONTROLS = {"random labels": "random", "permuted labels": "permuted", "all bad": "zero", "all good": "one"}
 TAUGHT, UNTAUGHT = 0.80, 0.05
-WORLD = ("agent.env_args={length: 10, max_steps: 60}",)
-"""Ten rooms: a random player crosses them about once in 30,000 episodes."""
 ALONE = ("agent.intrinsic={kind: none}", "feedback.judge=none")
 FREE = (
     *("agent.env=nethack_reward_free", "agent.extrinsic_coef=0", "agent.network.size=small", "learner.optim.lr=1e-3", "run.steps=1000"),
     *("learner.epochs=2", "agent.intrinsic.coef=1.0", "checkpoint.export=true"),
 )
 """Labels are the only reward; 1,024,000 frames."""
-ALIVE, OVER_CHANCE, OVER_UNTRAINED, CONTROL = 100_000, 2.0, 1.5, 1.2
-"""Frames that policies are compared over, and by how much they must differ."""
+ENV, ALIVE = "nethack_reward_free", 100_000
+"""Where policies are compared, and frames they are compared over."""
+OVER_CHANCE, OVER_UNTRAINED, CONTROL = 2.0, 1.5, 1.2
+"""By how much they must differ."""
+T = TypeVar("T")
+_APART_S = 2.0
+"""Between two starts: each looks for free ports."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training; ``control`` None has no judge."""
+
+    name: str
+    seed: int
+    recipe: str
+    control: str | None
+    settings: tuple[str, ...]
+
+    def run(self, folder: Path) -> tuple[Outcome, Path]:
+        run = folder / f"{self.name.replace(' ', '_')}-{self.seed}"
+        with nullcontext() if self.control is None else standin("--control", self.control) as judge:
+            address = () if judge is None else (f"feedback.base_url={judge.url}",)
+            outcome = train(self.recipe, run, f"run.seed={self.seed}", *address, *self.settings)
+        print(
+            f"{self.name:32} seed {self.seed}: success {outcome.success:6.1%}, {outcome.frames:,} frames, {outcome.labels} labels "
+            f"({outcome.asked} asked), {outcome.seconds:.0f} s",
+            flush=True,
+        )
+        return outcome, run
 
 
 def main() -> None:
@@ -46,6 +78,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=tuple(RECIPES), default=list(RECIPES), help="of teach")
     parser.add_argument("--without-controls", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side; each wants two cores")
+    parser.add_argument("--profile", help="of every run, e.g. in_process")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE settings of every run")
     asked = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,76 +88,81 @@ def main() -> None:
     sys.exit(0 if ok else 1)
 
 
-def seeds(asked: argparse.Namespace) -> range:
-    return range(asked.first_seed, asked.first_seed + asked.seeds)
-
-
 def teach(asked: argparse.Namespace, folder: Path) -> bool:
     """Each kind succeeds with every seed; the reward alone does not; no judge without information comes near."""
-    found: dict[str, list[Outcome]] = {}
-    cases = [(kind, RECIPES[kind], "none", ()) for kind in asked.kinds]
+    kinds = [(kind, RECIPES[kind], "none", ()) for kind in asked.kinds]
     if not asked.without_controls:
-        cases += [("reward alone", "oni_chain", None, ALONE)]
-        cases += [(name, "oni_chain", control, ()) for name, control in CONTROLS.items()]
-        cases += [(f"{kind}, random labels", RECIPES[kind], "random", ()) for kind in asked.kinds if kind != "retrieval"]
-    for seed in seeds(asked):
-        for name, recipe, control, extra in cases:
-            settings = (f"run.seed={seed}", *WORLD, *extra, *asked.overrides)
-            found.setdefault(name, []).append(one(folder / f"{name}-{seed}", recipe, control, *settings))
-            say(name, seed, found[name][-1])
-    ok = all(o.success >= TAUGHT for kind in asked.kinds for o in found[kind])
-    ok &= all(o.success <= UNTAUGHT for o in found.get("reward alone", ()))
-    worst = min(o.success for kind in asked.kinds for o in found[kind])
-    ok &= all(o.success < worst for name in found.keys() - set(asked.kinds) for o in found[name])
-    for name, outcomes in found.items():
-        print(f"{name:30} " + "  ".join(f"{o.success:6.1%}" for o in outcomes), flush=True)
-    return ok
-
-
-def one(folder: Path, recipe: str, control: str | None, *overrides: str) -> Outcome:
-    judge = nullcontext() if control is None else standin("--control", control)
-    with judge as running:
-        address = () if running is None else (f"feedback.base_url={running.url}",)
-        return train(recipe, folder, *address, *overrides)
+        kinds += [("reward alone", "oni_chain", None, ALONE)]
+        kinds += [(name, "oni_chain", control, ()) for name, control in CONTROLS.items()]
+        kinds += [(f"{kind}, random labels", RECIPES[kind], "random", ()) for kind in asked.kinds if kind != "retrieval"]
+    cases = [Case(name, seed, recipe, control, settings(asked, *own)) for seed in seeds(asked) for name, recipe, control, own in kinds]
+    found: dict[str, list[float]] = {}
+    for case, (outcome, _) in zip(cases, side_by_side(asked, [lambda case=case: case.run(folder) for case in cases]), strict=True):
+        found.setdefault(case.name, []).append(outcome.success)
+    for name, successes in found.items():
+        print(f"{name:32} " + "  ".join(f"{success:6.1%}" for success in successes), flush=True)
+    worst = min(success for kind in asked.kinds for success in found[kind])
+    controls = [success for name in found.keys() - set(asked.kinds) for success in found[name]]
+    return worst >= TAUGHT and all(s <= UNTAUGHT for s in found.get("reward alone", ())) and all(s < worst for s in controls)
 
 
 def nethack(asked: argparse.Namespace, folder: Path) -> bool:
     """Taught by labels, it shows more of what they call good than chance does and than it did; taught by nothing it does not."""
-    env, ok = "nethack_reward_free", True
+
+    def rates(seed: int) -> dict[str, float]:
+        _, run = Case("honest labels", seed, "oni_nethack", "none", settings(asked, *FREE)).run(folder)
+        found = {"random actions": seen(ENV, ALIVE, seed), "untrained": seen(ENV, ALIVE, seed, run, untrained=True)}
+        return {name: goals["score"] for name, goals in (found | {"honest labels": seen(ENV, ALIVE, seed, run)}).items()}
+
+    def control(seed: int) -> dict[str, float]:
+        _, run = Case("all bad", seed, "oni_nethack", "zero", settings(asked, *FREE)).run(folder)
+        return {"all bad": seen(ENV, ALIVE, seed, run)["score"]}
+
+    kinds = (rates,) if asked.without_controls else (rates, control)
+    tasks = [lambda kind=kind, seed=seed: kind(seed) for seed in seeds(asked) for kind in kinds]
+    results, ok = iter(side_by_side(asked, tasks)), True
     for seed in seeds(asked):
-        rates = {"random actions": seen(env, ALIVE, seed)["score"]}
-        for control in ("none",) if asked.without_controls else ("none", "zero"):
-            run = folder / f"{control}-{seed}"
-            say(control, seed, one(run, "oni_nethack", control, f"run.seed={seed}", *FREE, *asked.overrides))
-            rates[control] = seen(env, ALIVE, seed, run)["score"]
-        rates["untrained"] = seen(env, ALIVE, seed, run, untrained=True)["score"]
-        print(f"seed {seed}, good messages per 1,000 steps: " + ", ".join(f"{k} {v:.2f}" for k, v in rates.items()), flush=True)
-        ok &= rates["none"] >= OVER_CHANCE * rates["random actions"] and rates["none"] >= OVER_UNTRAINED * rates["untrained"]
-        ok &= rates.get("zero", 0.0) <= CONTROL * rates["random actions"]
+        found: dict[str, float] = {}
+        for _ in kinds:
+            found |= next(results)
+        print(f"seed {seed}, good messages per 1,000 steps: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
+        ok &= found["honest labels"] >= max(OVER_CHANCE * found["random actions"], OVER_UNTRAINED * found["untrained"])
+        ok &= found.get("all bad", 0.0) <= CONTROL * found["random actions"]
     return ok
 
 
 def steer(asked: argparse.Namespace, folder: Path) -> bool:
     """Two judges, two goals: under each, its own messages are the more frequent ones."""
-    env, ok = "nethack_reward_free", True
-    for seed in seeds(asked):
-        rates: dict[str, dict[str, float]] = {}
-        for goal in ("gold", "combat"):
-            run = folder / f"{goal}-{seed}"
-            say(goal, seed, one(run, "oni_nethack", "none", f"run.seed={seed}", f"feedback.goal={goal}", *FREE, *asked.overrides))
-            rates[goal] = seen(env, ALIVE, seed, run)
-        for goal, found in rates.items():
-            print(f"seed {seed}, judge wants {goal}: gold {found['gold']:.2f}, combat {found['combat']:.2f} per 1,000 steps", flush=True)
-        ok &= rates["gold"]["gold"] > rates["gold"]["combat"] and rates["combat"]["combat"] > rates["combat"]["gold"]
+
+    def rates(goal: str, seed: int) -> dict[str, float]:
+        own = settings(asked, f"feedback.goal={goal}", *FREE)
+        return seen(ENV, ALIVE, seed, Case(f"judge wants {goal}", seed, "oni_nethack", "none", own).run(folder)[1])
+
+    cases = [(goal, seed) for seed in seeds(asked) for goal in ("gold", "combat")]
+    ok = True
+    for (goal, seed), found in zip(cases, side_by_side(asked, [lambda case=case: rates(*case) for case in cases]), strict=True):
+        print(f"seed {seed}, judge wants {goal}: gold {found['gold']:.2f}, combat {found['combat']:.2f} per 1,000 steps", flush=True)
+        ok &= found[goal] > found["combat" if goal == "gold" else "gold"]
     return ok
 
 
-def say(name: str, seed: int, outcome: Outcome) -> None:
-    print(
-        f"{name:30} seed {seed}: success {outcome.success:6.1%}, {outcome.frames:,} frames, {outcome.labels} labels "
-        f"({outcome.asked} asked), {outcome.seconds:.0f} s",
-        flush=True,
-    )
+def side_by_side(asked: argparse.Namespace, tasks: list[Callable[[], T]]) -> list[T]:
+    """Results in the order of ``tasks``."""
+
+    def start(place: int, task: Callable[[], T]) -> T:
+        time.sleep(_APART_S * (place if place < asked.jobs else 0))
+        return task()
+
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        return list(pool.map(start, range(len(tasks)), tasks))
+
+
+def seeds(asked: argparse.Namespace) -> range:
+    return range(asked.first_seed, asked.first_seed + asked.seeds)
+
+
+def settings(asked: argparse.Namespace, *own: str) -> tuple[str, ...]:
+    return *own, *asked.overrides, *(("--profile", asked.profile) if asked.profile else ())
 
 
 main() if __name__ == "__main__" else None

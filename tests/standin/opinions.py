@@ -57,14 +57,14 @@ class Opinions:
     def _control(self, key: str, true: bool) -> bool:
         """An opinion that has nothing to do with the text but comes as often as the honest one; the same text gets the same."""
         if key not in self._given:
-            self._true.append(true)
-            draw = random.Random(f"{self.seed}/{key}")
+            draw, others = random.Random(f"{self.seed}/{key}"), self._true or [False, True]
             if self.control == "random":
-                self._given[key] = draw.random() < sum(self._true) / len(self._true)
-            elif len(self._true) > _POOL:
-                self._given[key] = self._true.pop(draw.randrange(len(self._true)))
+                self._given[key] = draw.random() < sum(others) / len(others)
+            elif len(others) > _POOL:
+                self._given[key] = others.pop(draw.randrange(len(others)))
             else:
-                self._given[key] = draw.choice(self._true)
+                self._given[key] = draw.choice(others)
+            self._true.append(true)
         return self._given[key]
 
     def _errs(self, text: str) -> bool:

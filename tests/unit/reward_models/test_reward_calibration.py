@@ -38,3 +38,15 @@ def test_nothing_to_measure_is_nan_and_no_error():
     assert np.isnan(calibration.balanced_accuracy(empty.astype(int), empty.astype(int)))
     assert np.isnan(calibration.class_shares(empty.astype(int), 2)).all()
     assert np.isnan(calibration.correlation(np.ones(3), np.arange(3.0)))
+
+
+@pytest.mark.parametrize("right, count", [(9, 10), (50, 100), (30, 30), (0, 5), (650, 1000)])
+def test_the_lower_bound_is_the_share_that_would_just_have_given_so_many_by_a_normal_chance_of_one_in_twenty(right, count):
+    low = calibration.lower_bound(right / count, count)
+    shares = np.linspace(0, right / count, 2_000_001)[:-1]
+    explained = (right / count - shares) <= 1.6449 * np.sqrt(shares * (1 - shares) / count)
+    assert low == pytest.approx(shares[explained].min() if explained.any() else 0.0, abs=1e-5)
+
+
+def test_nothing_is_known_of_no_examples():
+    assert calibration.lower_bound(1.0, 0) == calibration.lower_bound(float("nan"), 3) == 0.0

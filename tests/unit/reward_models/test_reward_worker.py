@@ -248,3 +248,17 @@ def test_what_waits_for_a_batch_is_scored_again_by_every_newer_version():
     assert made.stats()["model"]["rescored"] >= 22
     plain = worker(ScriptedBuffer(groups(4)), ScriptedAnnotator(prefers_a))
     assert not plain._given
+
+
+@pytest.mark.parametrize("informed", [True, False])
+def test_a_model_that_is_no_better_than_chance_on_held_out_comparisons_teaches_nothing(informed):
+    rng = np.random.default_rng(0)
+    by_chance = lambda question: float(rng.integers(2))
+    buffer, annotator = ScriptedBuffer(groups(60)), ScriptedAnnotator(prefers_a if informed else by_chance)
+    settings = replace(SETTINGS, min_accuracy=0.5, validation_share=0.3, normalize=True, fit_before_scoring=True)
+    made = worker(buffer, annotator, settings)
+    run(made, buffer.answered)
+    values = [records[0].value for samples in buffer.rewards.values() for records in samples]
+    assert made.stats()["model"]["trusted_bool"] == float(informed), made.stats()["model"]
+    assert {records[0].status for samples in buffer.rewards.values() for records in samples} == {RewardStatus.SCORED}
+    assert np.ptp(values[-40:]) > 1.0 if informed else set(values) == {0.0}
