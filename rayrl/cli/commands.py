@@ -225,7 +225,7 @@ def study(arguments: Namespace) -> int:
 
     only = {axis: options.split(",") for axis, _, options in (word.partition("=") for word in arguments.only)}
     asked = studies.narrowed(studies.find(arguments.study), only)
-    cells = studies.run(asked, _series(arguments, arguments.settings), tokens=arguments.tokens)
+    cells = studies.run(asked, _series(arguments, arguments.overrides), tokens=arguments.tokens)
     return _told(arguments, cells, show.study, None, any(cell.row.failed for cell in cells))
 
 
@@ -236,6 +236,7 @@ def labels(arguments: Namespace) -> int:
 
     settings = [word for word in arguments.what if "=" in word]
     names = [word for word in arguments.what if "=" not in word]
+    settings += arguments.overrides
     series = _series(arguments, settings)
     folders, failed = [Path(name) for name in names if Path(name).is_dir()], 0
     if not folders:

@@ -242,7 +242,7 @@ def _study(sub: argparse._SubParsersAction) -> None:
         "is held against. Finished runs in OUT are not repeated.",
     )
     p.add_argument("study", metavar="STUDY", help="a name under conf/studies (alignment, verifier), or a YAML file")
-    p.add_argument("settings", metavar="KEY=VALUE", nargs="*", help=_OVERRIDES + "; they apply to all runs")
+    p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=_OVERRIDES + "; they apply to all runs")
     p.add_argument("--only", metavar="AXIS=A,B", nargs="+", default=[], help="only these options of an axis, e.g. reward=truth,random")
     p.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs per cell, with seeds 0 to N-1 (default: %(default)s)")
     p.add_argument("--tokens", type=_count, default=60_000, metavar="N", help="tokens sampled by each run (default: %(default)s)")
@@ -275,7 +275,7 @@ def _labels(sub: argparse._SubParsersAction) -> None:
     p.add_argument("--profile", metavar="NAME", help="where it runs: a name under conf/profiles; wins over the recipe")
     p.add_argument("--limit-s", type=_positive, default=7200.0, metavar="S", help="longest that one run may take (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print the table as JSON")
-    p.set_defaults(command=commands.labels)
+    p.set_defaults(command=commands.labels, overrides=[])
 
 
 def _warmstart(sub: argparse._SubParsersAction) -> None:

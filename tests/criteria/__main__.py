@@ -4,7 +4,7 @@
     python -m tests.criteria teach --seeds 1   # one seed
     python -m tests.criteria nethack           # NetHack without its reward, honest labels and labels that are all bad: half an hour
     python -m tests.criteria steer             # NetHack without its reward, a judge who wants gold and one who wants fights: half an hour
-    python -m tests.criteria nethack --jobs 8  # eight trainings side by side, for a machine with two cores for each
+    python -m tests.criteria nethack --jobs 8 learner.cpu_threads=1   # eight side by side, on a machine with two cores for each
 
 teach: the random player never reaches the last room, and the reward alone teaches nothing: success is what the labels taught, measured
 against a judge without information (random, permuted, all good, all bad). nethack: messages that the judge calls good, per 1,000 steps,

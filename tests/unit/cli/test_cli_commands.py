@@ -120,3 +120,13 @@ def test_the_warm_start_is_taught_on_the_training_problems_only(monkeypatch, tmp
     data = load("arithmetic_grpo").config.data
     assert len(asked["problems"]) == len(load_rows(data, "train"))
     assert not {prompt for prompt, _ in asked["problems"]} & {row.prompt for row in load_rows(data, "eval")}
+
+
+@pytest.mark.parametrize("line", ["compare a b", "labels oni_chain", "study verifier", "train a"])
+def test_settings_may_follow_options(line, monkeypatch):
+    name = line.split()[0]
+    seen = []
+    monkeypatch.setattr(f"rayrl.cli.commands.{name}", lambda arguments: seen.append(arguments.overrides))
+    option = ["--profile", "in_process"]
+    assert cli.main([*line.split(), *option, "run.seed=3", "learner.cpu_threads=1"]) == 0
+    assert seen == [["run.seed=3", "learner.cpu_threads=1"]]
