@@ -163,6 +163,7 @@ def draw(runs: Sequence[Spent], path: Path) -> None:
             panel.axhline(start, color="grey", linestyle=":", linewidth=1)
             panel.set(xlabel="labels of the judge", ylabel=measure)
             panel.set_xscale("symlog", linthresh=100)
+            panel.set_xlim(0, 1.3 * max(1.0, *(max(run.labels) for run in some)))
             panel.grid(alpha=0.3)
         ends.set_title("at the end of a run (mean ± deviation over seeds)")
         ways.set_title("while it ran (one line per run)")
