@@ -103,8 +103,8 @@ class Onward(Nothing):
 @pytest.mark.timeout(600)
 def test_actions_of_two_versions_ago_still_teach():
     """Twelve rooms, labels without fault: python -m pytest tests/unit/learner/test_agent_learner.py -m slow (one minute)."""
-    made = load("oni_chain", ["buffer.max_staleness=2", "learner.cpu_threads=1", "run.steps=200"]).config
-    _, reports = train(made, 200, Onward(), lag=2)
+    made = load("oni_chain", ["buffer.max_staleness=2", "learner.cpu_threads=1", "run.steps=290"]).config
+    _, reports = train(made, 290, Onward(), lag=2)
     assert reports[-1]["episode/success"] > 0.9
 
 
