@@ -67,7 +67,7 @@ def test_a_recorded_judge_gives_the_same_rewards_weights_and_labels_again(recipe
     """Deterministic mode, one worker, answers from the log of an earlier run: nobody is asked, and two runs are one."""
     tiny = ["agent.envs_per_worker=4", "agent.workers=1", "evaluation.enabled=false", "run.steps=10"]
     if recipe != "oni_chain":
-        tiny += ["reward_models.messages.updates_per_arrival=2", "reward_models.messages.batch_size=16"]
+        tiny += [f"reward_models.messages.{k}" for k in ("updates_per_arrival=2", "batch_size=16", "min_labels=4", "validation_share=0.0")]
     with standin() as judge:
         train(tmp_path / "recorded", judge.url, *tiny, recipe=recipe)
     again = ["run.deterministic=true", "buffer.max_staleness=0", "feedback.judge=replay"]
