@@ -37,7 +37,7 @@ def test_what_a_real_engine_answers_is_read_strictly_counted_and_kept(tmp_path):
     limits = DeadlinesConfig(start_s=600, call_s=60)
     config = Config(model=ModelConfig(path="none"), deadlines=limits)
     feedback = config.feedback
-    feedback.judge, feedback.model, feedback.template = "vllm", tiny.save(tmp_path / "nano"), str(template)
+    feedback.judge, feedback.model, feedback.template = "vllm", str(tiny.save(tmp_path / "nano")), str(template)
     feedback.sampling.max_tokens, feedback.sampling.temperature, feedback.retry.max_attempts = 12, 1.0, 2
     feedback.engine.engine, feedback.engine.dtype, feedback.engine.max_length, feedback.engine.kv_cache_gib = "vllm", "float32", 128, 0.1
     runtime = RayRuntime(PlacementConfig(object_store_mib=128), limits, tmp_path / "logs", bundles=[{"CPU": 1}], local_cpus=2)
