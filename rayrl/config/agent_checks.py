@@ -69,7 +69,8 @@ def _rater(config: Config) -> Iterator[str]:
         yield f"{key} is {name!r}, which is not among reward_models ({known}): agent.intrinsic.kind {kind} needs one that rates messages"
         return
     model = models[name]
-    for setting, value, wanted in (("network", model.network, "char_cnn"), ("objective", model.objective, kind)):
+    settings = (("network", model.network, "char_cnn"), ("objective", model.objective, kind), ("min_accuracy", model.min_accuracy, 0.0))
+    for setting, value, wanted in settings:
         if value != wanted:
             yield f"reward_models.{name}.{setting} is {value} and rates an agent's messages for {kind}: set it to {wanted}"
     if model.objective == "classification" and model.classes != 2:

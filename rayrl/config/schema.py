@@ -418,7 +418,7 @@ class RewardModelConfig:
     min_accuracy: float = 0.0
     """Scores count only while the share of held-out comparisons that the model is right about is above this, beyond chance (lower end of
     a one-sided 95 % interval); else all samples score 0, which teaches nothing. 0.5 guards against a judge whose opinions mean nothing,
-    and a model that has not understood them; 0 is off (objective ranking)."""
+    and a model that has not understood them; 0 is off (objective ranking, components of rewards)."""
     warmup_updates: int = 0
     """Gradient steps before it scores anything: a model that has learned next to nothing teaches nonsense."""
     fit_before_scoring: bool = False

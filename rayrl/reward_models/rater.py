@@ -160,11 +160,7 @@ class MessageRater:
     def _publish(self, force: bool = False) -> None:
         """Once a fit is complete, and now and then while labels never stop coming. A trained checkpoint is a version of its own."""
         now, version = time.monotonic(), self._fitter.version + (self._settings.path is not None)
-        if (
-            version <= self._published.version
-            or not self._fitter.trusted
-            or not (force or not self._fitter.owed or now - self._published_at >= _PUBLISH_S)
-        ):
+        if version <= self._published.version or not (force or not self._fitter.owed or now - self._published_at >= _PUBLISH_S):
             return
         with self._lock:
             weights = {name: tensor.detach().cpu().numpy().copy() for name, tensor in self._fitter.network.state_dict().items()}

@@ -127,6 +127,14 @@ AGENT_CASES = [
     ("second value head", ["agent.separate_values=true"]),
     ("did you mean 'retrieval'?", ["agent.intrinsic.kind=retreival"]),
     ("agent.gamma is 1.5", ["agent.gamma=1.5"]),
+    (
+        "reward_models.m.min_accuracy is 0.5",
+        [
+            "agent.intrinsic={kind: ranking, reward_model: m}",
+            "reward_models.m={network: char_cnn, objective: ranking, min_accuracy: 0.5}",
+            *("feedback.judge=http", "feedback.base_url=http://127.0.0.1:9/v1", "feedback.template=message_pair"),
+        ],
+    ),
 ]
 
 
