@@ -165,9 +165,9 @@ class Fragment:
     final_observations: Observation
     """name -> [M, ...]: the real last observations, which `observations` no longer show."""
     message_hash: NDArray[np.uint64]
-    """uint64[T, K]: of the text in the observation acted in; 0 where there is none."""
+    """uint64[T, K]: of the text in the observation acted in, as it is judged (``agent.mask_numbers``); 0 where there is none."""
     message_count: IntArray
-    """int32[T, K]: sightings of exactly that text in the running episode, this one included (the first is 1)."""
+    """int32[T, K]: sightings of exactly the text shown in the running episode, this one included (the first is 1)."""
     version_spans: tuple[VersionSpan, ...]
     """In steps; cover ``[0, T)``."""
     texts: Mapping[int, bytes] = field(default_factory=dict)

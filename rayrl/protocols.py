@@ -174,9 +174,9 @@ class Sampler(Protocol):
     spec: EnvSpec
     num_envs: int
     message_hash: NDArray[np.uint64]
-    """uint64[K]: xxh3-64 of the present observations' messages, 0 where there is none."""
+    """uint64[K]: xxh3-64 of the present observations' messages as they are judged, 0 where there is none."""
     message_count: IntArray
-    """int32[K]: sightings of that message in the running episode, this one included; 1 is the episode's first sighting."""
+    """int32[K]: sightings of exactly the message shown in the running episode, this one included; 1 is the episode's first sighting."""
 
     def reset(self) -> None: ...
 

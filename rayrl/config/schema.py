@@ -330,6 +330,9 @@ class AgentConfig:
     """Arguments of the environment."""
     message_key: str | None = None
     """Entry of a Gymnasium environment's observation or info that holds its text; null takes the only text of the observation."""
+    mask_numbers: bool = False
+    """Texts that differ in numbers alone are one text to judge and reward: "$ - 17 gold pieces." is asked about, and rewarded, as
+    "$ - # gold pieces.". How often an episode showed a text is still counted by the exact one."""
     workers: int = 2
     """Env workers: one process each, one compute thread, with a copy of the policy."""
     envs_per_worker: int = 16

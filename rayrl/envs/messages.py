@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -10,11 +12,17 @@ from rayrl.types import IntArray
 
 NO_MESSAGE = 0
 """The hash of an empty message."""
+_NUMBER = re.compile(rb"[0-9]+")
 
 
 def message_hash(message: bytes) -> int:
     """xxh3-64 of the message's bytes; 0 for the empty message and for it alone."""
     return (xxhash.xxh3_64_intdigest(message) or 1) if message else NO_MESSAGE
+
+
+def masked(message: bytes) -> bytes:
+    """The message with ``#`` for each number: "$ - 17 gold pieces." and "$ - 5 gold pieces." become one."""
+    return _NUMBER.sub(b"#", message)
 
 
 class NewTexts:

@@ -6,6 +6,7 @@ still says how the old one ended and, where it was cut off, what its real last o
 
 Counts follow ONI (arXiv 2410.23022): ``message_count`` is the number of sightings of exactly this message in the running episode
 of this environment, this one and the first observation included. Nothing is shared between environments or kept across episodes.
+``mask_numbers``: hashes and texts are then those of the message without its numbers (`messages.masked`); counts stay exact.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayrl.agent_types import EnvSpec, EpisodeRecord, Observation, RunningEpisodes, StepResult
-from rayrl.envs.messages import NewTexts, message_hash
+from rayrl.envs.messages import NewTexts, masked, message_hash
 from rayrl.protocols import AgentEnv
 from rayrl.types import IntArray
 
@@ -26,10 +27,10 @@ from rayrl.types import IntArray
 class VectorSampler:
     """Fulfils `protocols.Sampler`. Not thread-safe; some environments (NetHack) allow one sampler per process only."""
 
-    def __init__(self, env_factory: Callable[[], AgentEnv], num_envs: int, seed: int) -> None:
+    def __init__(self, env_factory: Callable[[], AgentEnv], num_envs: int, seed: int, *, mask_numbers: bool = False) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}: at least one environment is needed")
-        self._seed = seed
+        self._seed, self._mask = seed, mask_numbers
         self._envs = [env_factory() for _ in range(num_envs)]
         self.spec: EnvSpec = self._envs[0].agent_spec
         self.num_envs = num_envs
@@ -147,9 +148,12 @@ class VectorSampler:
         for name, row in self._copies[k]:
             row[...] = observation[name]
         message = self._envs[k].message(observation)
-        key = message_hash(message)
+        key = exact = message_hash(message)
         counts = self._counts[k]
-        counts[key] = count = counts.get(key, 0) + 1
+        counts[exact] = count = counts.get(exact, 0) + 1
+        if self._mask:
+            message = masked(message)
+            key = message_hash(message)
         if count == 1:
             self._texts.see(key, message)
         self.message_hash[k] = key

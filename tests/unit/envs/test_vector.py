@@ -1,6 +1,7 @@
 """What the sampler says of K environments is what K loops, each alone, would have said."""
 
 import json
+import string
 
 import gymnasium as gym
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from gymnasium import spaces
 
 from rayrl.agent_types import RunningEpisodes
-from rayrl.envs.messages import NO_MESSAGE, NewTexts, message_hash, tally
+from rayrl.envs.adapter import GymnasiumAdapter
+from rayrl.envs.messages import NO_MESSAGE, NewTexts, masked, message_hash, tally
 from rayrl.envs.registry import agent_env_factory
 from rayrl.envs.vector import VectorSampler
 
@@ -122,6 +124,40 @@ def test_each_text_is_given_once():
     texts |= sampler.take_texts()
     assert texts.keys() == hashes
     assert all(message_hash(text) == key for key, text in texts.items())
+
+
+class Purses(gym.Env):
+    """Says what was found: another sum of gold at each step, from few."""
+
+    observation_space = spaces.Dict({"message": spaces.Text(64, charset=string.printable)})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"message": "You see 2 purses."}, {}
+
+    def step(self, action):
+        return {"message": f"$ - {int(self.np_random.integers(1, 40))} gold pieces."}, 0.0, False, False, {}
+
+
+def test_masked_numbers_join_texts_and_leave_counts_exact():
+    def played(mask):
+        sampler = VectorSampler(lambda: GymnasiumAdapter(Purses(), None), 4, seed=0, mask_numbers=mask)
+        sampler.reset()
+        rows = [(sampler.message_hash.copy(), sampler.message_count.copy())]
+        for _ in range(300):
+            sampler.step(np.zeros(4, np.int32))
+            rows.append((sampler.message_hash.copy(), sampler.message_count.copy()))
+        hashes, counts = (np.array(column) for column in zip(*rows, strict=True))
+        return hashes, counts, sampler.take_texts()
+
+    exact, exact_counts, exact_texts = played(False)
+    hashes, counts, texts = played(True)
+    assert len(exact_texts) == 40 and set(texts.values()) == {b"You see # purses.", b"$ - # gold pieces."}
+    assert (counts == exact_counts).all() and counts.max() > 1
+    expected = {key: message_hash(masked(text)) for key, text in exact_texts.items()}
+    assert (hashes == np.vectorize(expected.get, otypes=[np.uint64])(exact)).all()
+    assert set(np.unique(hashes).tolist()) == texts.keys()
 
 
 def test_the_memory_of_texts_is_bounded():
