@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rayrl.config.placement import RoleResources
 from rayrl.config.schema import Config
 from rayrl.protocols import ReplayBuffer, Store
+from rayrl.runtime.contract import RoleSpec, Runtime
+from rayrl.runtime.pool import Pool
+
+_CALLS = 8
+"""Calls that an inference actor serves at once beside the steps of the workers: weights, counters."""
 
 
 def build_buffer(config: Config, store: Store, journal: Path) -> Any:
@@ -30,15 +36,24 @@ def build_buffer(config: Config, store: Store, journal: Path) -> Any:
 
 
 def build_env_worker(
-    config: Config, store: Store, name: str, index: int, buffer: ReplayBuffer, transport: str, annotator: Any = None
+    config: Config,
+    store: Store,
+    name: str,
+    index: int,
+    buffer: ReplayBuffer,
+    transport: str,
+    annotator: Any = None,
+    inference: Sequence[Any] = (),
 ) -> Any:
-    """``transport``: weights of an agent travel through the store; nothing else is offered."""
+    """``transport``: weights of an agent travel through the store; nothing else is offered. ``inference``: actors that compute the policy
+    for all workers; without any the worker does."""
     import torch
 
     from rayrl.envs.registry import agent_env_factory
     from rayrl.envs.vector import VectorSampler
-    from rayrl.models.agent import AgentNet, Sizes
+    from rayrl.models.agent import Sizes
     from rayrl.rollout.agent_engine import AgentEngine
+    from rayrl.rollout.agent_policy import LocalPolicy, RemotePolicy
     from rayrl.rollout.env_worker import EnvWorker
     from rayrl.rollout.sightings import Sightings
 
@@ -46,11 +61,16 @@ def build_env_worker(
     agent = config.agent
     factory = agent_env_factory(agent.env or "", agent.env_args, agent.message_key)
     watched = agent_env_factory(agent.env or "", agent.env_args, agent.message_key, watched=True)
-    net = AgentNet(env_spec(config), Sizes.of(agent.network), values=2 if agent.separate_values else 1)
+    policy: Any
+    if inference:
+        step = partial(inference[index % len(inference)].submit, "step")
+        policy = RemotePolicy(step, Sizes.of(agent.network).hidden, config.deadlines.call_s)
+    else:
+        policy = LocalPolicy(_net(config))
     return EnvWorker(
         name,
         index,
-        AgentEngine(net, seed=config.run.seed + index),
+        AgentEngine(policy, seed=config.run.seed + index),
         lambda seed: VectorSampler(factory, agent.envs_per_worker, seed, mask_numbers=agent.mask_numbers),
         buffer,
         store,
@@ -61,6 +81,40 @@ def build_env_worker(
         call_s=config.deadlines.call_s,
         sync_s=config.deadlines.sync_s,
     )
+
+
+def build_inference(config: Config, store: Store) -> Any:
+    """Computes the policy for several env workers, on the GPU of its process if it has one."""
+    from rayrl.learner.networks import choose_device
+    from rayrl.rollout.agent_policy import LocalPolicy
+    from rayrl.rollout.inference import InferenceActor
+
+    device = choose_device(config.agent.inference.cpu_threads, 1)
+    return InferenceActor(LocalPolicy(_net(config), device), store, sync_s=config.deadlines.sync_s)
+
+
+def start_inference(config: Config, runtime: Runtime, role: RoleResources | None) -> Pool | None:
+    """Before the env workers, who are given its handles; None where each of them computes the policy itself."""
+    if role is None:
+        return None
+    specs = [
+        RoleSpec(
+            f"{role.name}-{i}",
+            build_inference,
+            {"config": config, "store": runtime.store},
+            cpus=role.cpus,
+            gpus=role.gpus,
+            bundle=role.bundles[i],
+            threads=role.threads,
+            cores=role.cores[i] if role.cores else (),
+            concurrency=config.agent.workers + _CALLS,
+            lasting=True,
+            passive=True,
+            trace=False,
+        )
+        for i in range(role.count)
+    ]
+    return Pool(runtime, specs, runtime.start(specs, config.deadlines.start_s), start_s=config.deadlines.start_s)
 
 
 def networks(config: Config, annotator: Any = None, rater: Any = None) -> Callable[[Config], Any]:
@@ -79,6 +133,12 @@ def networks(config: Config, annotator: Any = None, rater: Any = None) -> Callab
 def _patience(config: Config) -> float:
     """Seconds that an agent's roles wait for what a judge's labels change; only a run that must repeat itself waits at all."""
     return config.deadlines.call_s if config.run.deterministic else 0.0
+
+
+def _net(config: Config) -> Any:
+    from rayrl.models.agent import AgentNet, Sizes
+
+    return AgentNet(env_spec(config), Sizes.of(config.agent.network), values=2 if config.agent.separate_values else 1)
 
 
 def env_spec(config: Config) -> Any:

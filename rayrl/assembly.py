@@ -62,10 +62,17 @@ class Roles:
     feedback: Feedback | None
     sources: RewardSources
     """Judges and reward models; verifiers are `scorers`."""
+    inference: Pool | None = None
+    """Computes the policy for an agent's env workers; None where they do it themselves."""
     transport: str = "store"
     """How weights travel: `placement.weight_transport`."""
     elastic: Elastic | None = None
     """Lets rollout workers come and go; None where their number is fixed."""
+
+    @property
+    def policies(self) -> Pool:
+        """Who is given new weights."""
+        return self.inference or self.rollout
 
     def spans(self, timeout_s: float) -> dict[str, list[Any]]:
         """By role: what each process did since the last call. Nothing of a process that died meanwhile."""
@@ -96,11 +103,12 @@ class Roles:
     def pools(self) -> list[Pool]:
         """Of single workers that are replaced when they die."""
         feedback = self.feedback.pools() if self.feedback else []
-        return [*feedback, *self.sources.pools(), self.scorers, self.reference, *([self.archive] if self.archive else []), self.rollout]
+        optional = [pool for pool in (self.archive, self.inference) if pool]
+        return [*feedback, *self.sources.pools(), self.scorers, self.reference, *optional, self.rollout]
 
     def _supervised(self) -> list[Any]:
         """Each after those that it calls."""
-        passive = [self.reference, *([self.archive] if self.archive else [])]
+        passive = [self.reference, *(pool for pool in (self.archive, self.inference) if pool)]
         return [*([self.feedback] if self.feedback else []), self.sources, self.scorers, *passive, self.rollout]
 
     def scorer(self, component: str) -> Handle:
@@ -157,7 +165,10 @@ def start_roles(
     begin_sources = partial(start_sources, config, runtime, resources, single, judged.annotator if judged else None, learned, resuming)
     told = {"annotator": judged.annotator} if agent and judged else {}
     sources = begin_sources() if agent else None  # the learner asks an agent's rater, so that it comes first
-    rollout = _specs(resources["rollout"], roll, shared | told | {"buffer": buffer, "transport": transport}, concurrency=16, named=True)
+    inference = agent_assembly.start_inference(config, runtime, resources.get("inference"))
+    served = {"inference": [handle.lasting() for handle in inference.handles]} if inference else {}
+    playing = shared | told | served | {"buffer": buffer, "transport": transport}
+    rollout = _specs(resources["rollout"], roll, playing, concurrency=16, named=True)
     rollout = [replace(spec, kwargs=dict(spec.kwargs) | {"index": i}) for i, spec in enumerate(rollout)]
     scoring = resources.get("scorer")  # absent where no component has a verifier
     scorers = _specs(scoring, build_scorer, shared | {"buffer": buffer}, concurrency=4, named=True) if scoring else []
@@ -181,6 +192,7 @@ def start_roles(
         Pool(runtime, archive, archives, start_s=start_s) if archives else None,
         judged,
         sources or begin_sources(),
+        inference,
         transport,
     )
 

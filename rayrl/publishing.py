@@ -43,7 +43,7 @@ class Publisher:
         """The last update that was announced over a group that is given up, once more through the store."""
         self._check = WeightCheck(config.sync.canary_tolerance)
         self._update: WeightUpdate | None = None
-        roles.rollout.on_back = self._bring_up_to_date
+        roles.policies.on_back = self._bring_up_to_date
 
     def connect(self) -> None:
         """Once, when the engines' loops run: those who will move weights from GPU to GPU meet."""
@@ -72,13 +72,13 @@ class Publisher:
             self._roles.rollout.call("wake", timeout_s=limits.sync_s)
         self._update = update
         reports: list[SyncReport] = []
-        for pending in self._roles.rollout.submit("update_weights", update):
+        for pending in self._roles.policies.submit("update_weights", update):
             try:
                 reports.append(pending.result(limits.sync_s))
             except PayloadLost as lost:  # the learner died after it had announced them
                 raise RanksLost(f"weights {update.manifest.version} died with the learner: {lost.message}", lost.hint) from None
             except RoleFailed:
-                self._roles.rollout.settle(limits.call_s)  # its replacement gets these weights before it generates anything
+                self._roles.policies.settle(limits.call_s)  # its replacement gets these weights before it generates anything
         self._check.accept(update, reports)
         version = update.manifest.version
         self._roles.buffer.set_version(version)

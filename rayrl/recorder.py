@@ -261,8 +261,9 @@ class Recorder:
         engines = roles.rollout.observe("stats", limit)
         scorers = [*roles.scorers.observe("stats", limit), *roles.sources.stats(limit)]
         learners = roles.learner.observe("stats").results(limit)
+        passing = roles.inference.observe("stats", limit) if roles.inference else []
         usage = roles.runtime.usage()
-        memory = {"rollout": engines, "scorer": scorers, "learner": learners}
+        memory = {"rollout": engines, "scorer": scorers, "learner": learners} | ({"inference": passing} if passing else {})
         sums = {
             "rollout/busy_s": sum(s["busy_s"] for s in engines),
             "rollout/wait_s": sum(s["wait_s"] for s in engines),
@@ -273,7 +274,7 @@ class Recorder:
             "rewards/failed_count": sum(s["failed"] for s in scorers),
             "learner/busy_s": learners[0]["busy_s"],
             "step/driver_cpu_s": time.process_time(),
-        }
+        } | {f"inference/{name}": sum(s[name] for s in passing) for name in ("busy_s", "passes", "steps") if passing}
         # A replaced worker counts from zero: what it did this step is then told too small, never negative.
         deltas = {name: max(0.0, value - self._sums.get(name, 0.0)) for name, value in sums.items()}
         self._sums = sums

@@ -28,8 +28,16 @@ def _language_settings(config: Config) -> Iterator[str]:
 
 
 def _placement(config: Config) -> Iterator[str]:
-    if config.placement.mode in ("colocated", "disaggregated"):
-        yield f"placement.mode is {config.placement.mode} and agent.env is set: env workers run on cores; set placement.mode=cpu"
+    if config.placement.mode == "colocated":
+        yield (
+            "placement.mode is colocated and agent.env is set: env workers run on cores and have no memory to hand over; set "
+            "placement.mode=disaggregated (the learner, and agent.inference, on GPUs), or cpu"
+        )
+    inference = config.agent.inference
+    if inference.actors > config.agent.workers:
+        yield f"agent.inference.actors is {inference.actors} and agent.workers is {config.agent.workers}: some would have nobody to serve"
+    if inference.gpus and not inference.actors:
+        yield f"agent.inference.gpus is {inference.gpus:g} and agent.inference.actors is 0: nobody would use them; set actors=1"
     if config.learner.ema_decay > 0:
         yield f"learner.ema_decay is {config.learner.ema_decay:g} and agent.env is set: agents keep no moving average; set it to 0"
     if config.learner.backend == "deepspeed" and config.learner.zero_stage == 3:

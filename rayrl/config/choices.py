@@ -106,6 +106,8 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("algorithm.clip_low", "algorithm.clip_high", "algorithm.correction.cap", "buffer.lease_s"), _POSITIVE),
     **dict.fromkeys((f"deadlines.{field.name}" for field in fields(DeadlinesConfig)), _POSITIVE),
     **dict.fromkeys(("agent.workers", "agent.envs_per_worker", "agent.fragment_length", "agent.eval_episodes"), _COUNT),
+    **dict.fromkeys(("agent.inference.actors", "agent.inference.gpus"), _NOT_NEGATIVE),
+    "agent.inference.cpu_threads": _COUNT,
     **dict.fromkeys(("agent.network.channels", "agent.network.hidden", "agent.network.features"), _COUNT),
     **dict.fromkeys(("agent.rho_clip", "agent.c_clip", "agent.clip", "agent.reward_scale", "agent.reward_clip"), _POSITIVE),
     **dict.fromkeys(("agent.value_coef", "agent.value_clip", "agent.entropy_coef", "agent.intrinsic.coef"), _NOT_NEGATIVE),

@@ -28,7 +28,7 @@ class RoleResources:
     """What the actors of one role reserve and use."""
 
     name: str
-    """rollout, learner, reference, judge, scorer, judges, reward_model-NAME or buffer."""
+    """rollout, inference, learner, reference, judge, scorer, judges, reward_model-NAME or buffer."""
     count: int
     """Actors."""
     cpus: float
@@ -71,12 +71,15 @@ def placement_mode(config: Config, gpus: float) -> str:
         return config.placement.mode
     if gpus <= 0:
         return "cpu"
-    return "disaggregated" if gpus >= disaggregated_gpus(config) else "colocated"
+    if gpus >= disaggregated_gpus(config):
+        return "disaggregated"
+    return "colocated" if config.agent.env is None else "cpu"  # env workers have no memory to hand over
 
 
 def disaggregated_gpus(config: Config) -> float:
     """GPUs that own devices for every role take."""
-    rollout = config.rollout.num_engines * config.rollout.tensor_parallel
+    agent = config.agent.inference
+    rollout = config.rollout.num_engines * config.rollout.tensor_parallel if config.agent.env is None else agent.actors * agent.gpus
     reference = config.reference.actors if needs_reference(config) else 0
     judges = judge_workers(config) * config.feedback.engine.tensor_parallel
     models = sum(model.gpus for model in config.reward_models.values())
@@ -95,6 +98,11 @@ def weight_transport(config: Config, mode: str, engine: str) -> str:
 def rollout_actors(config: Config) -> int:
     """Engines of a language model, or env workers of an agent."""
     return config.rollout.num_engines if config.agent.env is None else config.agent.workers
+
+
+def inference_actors(config: Config) -> int:
+    """Actors that compute the policy for env workers."""
+    return config.agent.inference.actors if config.agent.env is not None else 0
 
 
 def needs_reference(config: Config) -> bool:
@@ -177,6 +185,7 @@ def _on_cpu(config: Config, cpus: int, cores: list[int]) -> list[RoleResources]:
         ("rollout", engines, engine_threads),
         ("learner", ranks, learner_threads),
         ("reference", references, reference_threads),
+        ("inference", inference_actors(config), config.agent.inference.cpu_threads),
         ("judge", judge_workers(config), config.feedback.engine.cpu_threads),
     ]
     share = min(1.0, cpus / sum(count * threads for _, count, threads in wanted))
@@ -205,19 +214,21 @@ def _engine_threads(config: Config, share: int) -> int:
 def _pin(name: str, index: int, engine_threads: int, engines: int, cores: list[int]) -> tuple[int, ...]:
     """Engines take the first cores, one set each; learner ranks have the rest to themselves.
 
-    Reference and judges work beside the engines: generation leaves them room, while the learner is what bounds a step.
+    Reference, inference and judges work beside the engines: generation leaves them room, while the learner is what bounds a step.
     """
     if name == "rollout":
         return tuple(cores[index * engine_threads : (index + 1) * engine_threads])
-    if name in ("reference", "judge"):
+    if name in ("reference", "inference", "judge"):
         return tuple(cores[: engines * engine_threads])
     return tuple(cores[engines * engine_threads :])
 
 
 def _on_gpus(config: Config, mode: str) -> list[RoleResources]:
-    colocated = mode == "colocated"
+    colocated, plays = mode == "colocated", config.agent.env is not None
+    engine_gpus = 0.0 if plays else ENGINE_SHARE if colocated else float(config.rollout.tensor_parallel)
     wanted = [
-        ("rollout", config.rollout.num_engines, ENGINE_SHARE if colocated else float(config.rollout.tensor_parallel)),
+        ("rollout", rollout_actors(config), engine_gpus),
+        ("inference", inference_actors(config), config.agent.inference.gpus),
         ("learner", config.learner.ranks, LEARNER_SHARE if colocated else config.placement.learner_gpus_per_rank),
         ("reference", config.reference.actors if needs_reference(config) else 0, REFERENCE_SHARE if colocated else 1.0),
     ]

@@ -300,6 +300,18 @@ class AgentNetworkConfig:
 
 
 @dataclass
+class InferenceConfig:
+    """Where env workers have their network computed."""
+
+    actors: int = 0
+    """Actors that compute it for all workers, each for its share of them; 0: every worker computes it itself, on its core."""
+    gpus: float = 0.0
+    """GPUs of each actor where there are any (`placement.mode`); a fraction shares one, with the learner for instance."""
+    cpu_threads: int = 1
+    """Compute threads of each actor without a GPU."""
+
+
+@dataclass
 class IntrinsicConfig:
     kind: str = "none"
     """Where r̂ comes from: none, count (1 for every text), retrieval (labels of the annotator), classification or ranking (a model that
@@ -375,6 +387,7 @@ class AgentConfig:
     watched_frames: int = 500
     """Every evaluation also plays one episode to look at, recorded for at most so many frames (NetHack: whole terminals, about 100 bytes
     each on disk); 0 records none."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     network: AgentNetworkConfig = field(default_factory=AgentNetworkConfig)
     intrinsic: IntrinsicConfig = field(default_factory=IntrinsicConfig)
 

@@ -86,7 +86,7 @@ class AgentNet(nn.Module):
     def step(self, observations: Observations, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of N environments: log-probabilities float32[N, A], values float32[N, V], state [N, H]."""
         gates = self.input(self._encode(observations)).unsqueeze(0)
-        goes_on = torch.ones(1, state.shape[0], dtype=torch.bool)
+        goes_on = torch.ones(1, state.shape[0], dtype=torch.bool, device=state.device)
         after = unroll_gru(gates, state, goes_on, self.recurrent.weight, self.recurrent.bias)[0]
         return *self.heads(after), after
 

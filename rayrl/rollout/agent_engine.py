@@ -1,20 +1,16 @@
-"""The policy of an environment agent inside an env worker: local inference on the CPU, weights taken between two fragments."""
+"""The policy of an environment agent as an env worker acts by it: log-probabilities from wherever its network is, actions drawn here."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rayrl.models.agent import AgentNet, Observations
-from rayrl.models.agent_canary import canary_logprobs
-from rayrl.rollout.canary import canary_report
-from rayrl.sync import plan as weight_plan
+from rayrl.models.agent import Observations
+from rayrl.rollout.agent_policy import Policy
 from rayrl.types import FloatArray, IntArray, SyncReport, WeightUpdate
 
 
@@ -33,9 +29,14 @@ class Choice:
 class AgentEngine:
     """One thread owns it. Actions follow from weights, observations and the seed alone."""
 
-    def __init__(self, net: AgentNet, seed: int) -> None:
-        self.net, self.version = net.eval().requires_grad_(False), -1
+    def __init__(self, policy: Policy, seed: int) -> None:
+        self.policy = policy
         self._rng = np.random.default_rng(seed)
+
+    @property
+    def version(self) -> int:
+        """Of the weights that the last step was computed with, or loaded since; -1 before any."""
+        return self.policy.version
 
     def reseed(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -49,11 +50,9 @@ class AgentEngine:
         finally:
             self._rng = own
 
-    @torch.inference_mode()
     def act(self, observations: Observations, state: Tensor, *, greedy: bool = False) -> Choice:
         """One step of K environments; ``greedy`` takes the likeliest action and draws nothing."""
-        logprobs, _, after = self.net.step(observations, state)
-        table = logprobs.numpy()
+        table, after = self.policy.forward(observations, state)
         if greedy:
             actions = table.argmax(-1)
         else:
@@ -64,13 +63,4 @@ class AgentEngine:
 
     def update_weights(self, update: WeightUpdate) -> SyncReport:
         """Loads and proves them (`protocols.Engine.update_weights`). Raises `WeightSyncError`."""
-        started = time.perf_counter()
-        weight_plan.verify(update.manifest, update.buckets)
-        named = dict(self.net.named_parameters())
-        weight_plan.check_compatible(update.manifest, {name: p.shape for name, p in named.items()})
-        with torch.no_grad():
-            for name, tensor in weight_plan.unpack(update.manifest, update.buckets):
-                named[name].copy_(tensor)
-        self.version, loaded = update.manifest.version, time.perf_counter() - started
-        prove = lambda ids: canary_logprobs(self.net, ids, torch.device("cpu"))
-        return canary_report(update, prove, paused_s=loaded, load_s=loaded)
+        return self.policy.update_weights(update)

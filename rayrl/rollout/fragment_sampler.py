@@ -27,7 +27,7 @@ class FragmentSampler:
     def restart(self) -> None:
         """Drops the running episodes and begins new ones."""
         self._sampler.reset()
-        self._state = self._engine.net.initial_state(self._sampler.num_envs)
+        self._state = self._engine.policy.initial_state(self._sampler.num_envs)
 
     def collect(self, ordinal: int, between: Callable[[], None] = lambda: None) -> Fragment:
         """The next T steps of every environment, as the answer to ticket ``ordinal``. ``between`` is called before each step; it may
@@ -44,11 +44,11 @@ class FragmentSampler:
         versions = []
         for t in range(steps):
             between()
-            versions.append(self._engine.version)
             for name, array in sampler.observations().items():
                 rows[name][t] = array
             hashes[t], counts[t] = sampler.message_hash, sampler.message_count
             choice = self._engine.act(present, self._state)
+            versions.append(self._engine.version)
             actions[t], logprobs[t] = choice.actions, choice.logprobs
             result = sampler.step(choice.actions)
             rewards[t], terminated[t], truncated[t] = result.rewards, result.terminated, result.truncated

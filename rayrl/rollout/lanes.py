@@ -27,10 +27,23 @@ Records = Sequence[Sequence[RewardRecord]]
 
 T = TypeVar("T")
 
-_BUFFER_BACK_S = 120.0
-"""How long a worker waits for a new buffer when the one it knew died: the driver has to notice, start it and tell it what it knew."""
+_BACK_S, _AGAIN_S = 120.0, 0.5
+"""How long a worker waits for a new buffer when the one it knew died: the driver has to notice, start it and tell it what it knew. And
+how often it tries."""
 LEASE_WAIT_S = 1.0
 """Long poll: how long the buffer may hold an unanswerable lease request. Also the most that closing waits for it."""
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """A call to the buffer, or to another role that a worker cannot do without; when that died, again until another one answers."""
+    limit = time.monotonic() + _BACK_S
+    while True:
+        try:
+            return call()
+        except RoleDied:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(_AGAIN_S)
 
 
 class _Lane:
@@ -50,17 +63,6 @@ class _Lane:
         """Raises what ended the lane."""
         if self._error is not None:
             raise self._error
-
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """A call to the buffer; when that died, again until another one answers."""
-        limit = time.monotonic() + _BUFFER_BACK_S
-        while True:
-            try:
-                return call()
-            except RoleDied:
-                if time.monotonic() > limit:
-                    raise
-                time.sleep(0.5)
 
     def _join(self) -> None:
         self._thread.join(timeout=self._call_s)
@@ -116,7 +118,7 @@ class LeaseLane(_Lane):
                 return
             if wanted == 0:
                 continue
-            tasks = self._patiently(lambda: self._buffer.lease_prompts(self._worker, self._index, wanted, LEASE_WAIT_S))  # noqa: B023
+            tasks = patiently(lambda: self._buffer.lease_prompts(self._worker, self._index, wanted, LEASE_WAIT_S))  # noqa: B023
             if tasks:
                 with self._changed:
                     self._ready.extend(tasks)
@@ -186,10 +188,10 @@ class PublishLane(_Lane):
             ending = items[-1] is None
             for item in items:
                 if isinstance(item, tuple):
-                    self._patiently(lambda: self._buffer.fail_prompts(self._worker, [item[0]], item[1]))  # noqa: B023
+                    patiently(lambda: self._buffer.fail_prompts(self._worker, [item[0]], item[1]))  # noqa: B023
             finished = [item for item in items if item is not None and not isinstance(item, tuple)]
             if finished:
-                accepted = self._patiently(lambda: self._hand_over(finished))  # noqa: B023
+                accepted = patiently(lambda: self._hand_over(finished))  # noqa: B023
                 self._stats.add(groups=len(finished), groups_refused=len(finished) - sum(accepted))
                 for item, taken in zip(finished, accepted, strict=True):
                     if not taken:

@@ -101,3 +101,13 @@ def test_each_role_of_a_language_model_run_dies_once(tmp_path, monkeypatch):
     trained = trained_by_parquet(folder)
     assert len(trained) == 2 * len(set(trained)), "a group was written, and trained, in more than one step"
     assert max(row["batch/staleness_max_versions"] for row in rows(folder)) <= 2
+
+
+def test_each_role_of_an_agents_run_dies_once(tmp_path, monkeypatch):
+    """With an inference actor, without whom no worker goes on."""
+    folder = tmp_path / "run"
+    small = ["agent.envs_per_worker=4", "agent.fragment_length=8", "agent.env_args={length: 2, max_steps: 12}", "agent.inference.actors=1"]
+    steps = ["run.steps=20000", "batch.groups_per_step=2", "buffer.max_staleness=4", "evaluation.enabled=false", "learner.cpu_threads=1"]
+    loaded = load("agent_chain", [*SHARED, *small, *steps, f"run.dir={folder}"])
+    survive(loaded, folder, ["rollout-0", "inference-0", "buffer", "learner-0", "inference-0"], monkeypatch)
+    assert_exact(folder, rows(folder)[-1]["step"], 2)

@@ -37,6 +37,10 @@ FREE = (
     *("learner.epochs=2", "agent.intrinsic.coef=1.0", "checkpoint.export=true"),
 )
 """Labels are the only reward; 1,024,000 frames."""
+GOALS, GOALS_STEPS = ("gold", "combat"), 200
+"""What the judges of `steer` want, and how long its episodes are: a level's gold is soon picked up, and the next episode has more."""
+STEER = (f"agent.env_args={{max_episode_steps: {GOALS_STEPS}}}", "agent.mask_numbers=true")
+"""Every sum of gold is another text; their numbers masked, they are one, and have its label from the first day."""
 ENV, ALIVE = "nethack_reward_free", 100_000
 """Where policies are compared, and frames they are compared over."""
 OVER_CHANCE, OVER_UNTRAINED, CONTROL = 2.0, 1.5, 1.2
@@ -112,20 +116,23 @@ def nethack(asked: argparse.Namespace, folder: Path) -> bool:
     def rates(seed: int) -> dict[str, float]:
         _, run = Case("honest labels", seed, "oni_nethack", "none", settings(asked, *FREE)).run(folder)
         found = {"random actions": seen(ENV, ALIVE, seed), "untrained": seen(ENV, ALIVE, seed, run, untrained=True)}
-        return {name: goals["score"] for name, goals in (found | {"honest labels": seen(ENV, ALIVE, seed, run)}).items()}
+        return told(seed, {name: goals["score"] for name, goals in (found | {"honest labels": seen(ENV, ALIVE, seed, run)}).items()})
 
     def control(seed: int) -> dict[str, float]:
         _, run = Case("all bad", seed, "oni_nethack", "zero", settings(asked, *FREE)).run(folder)
-        return {"all bad": seen(ENV, ALIVE, seed, run)["score"]}
+        return told(seed, {"all bad": seen(ENV, ALIVE, seed, run)["score"]})
+
+    def told(seed: int, found: dict[str, float]) -> dict[str, float]:
+        print(f"seed {seed}, good messages per 1,000 steps: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
+        return found
 
     kinds = (rates,) if asked.without_controls else (rates, control)
     tasks = [lambda kind=kind, seed=seed: kind(seed) for seed in seeds(asked) for kind in kinds]
     results, ok = iter(side_by_side(asked, tasks)), True
-    for seed in seeds(asked):
+    for _ in seeds(asked):
         found: dict[str, float] = {}
         for _ in kinds:
             found |= next(results)
-        print(f"seed {seed}, good messages per 1,000 steps: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
         ok &= found["honest labels"] >= max(OVER_CHANCE * found["random actions"], OVER_UNTRAINED * found["untrained"])
         ok &= found.get("all bad", 0.0) <= CONTROL * found["random actions"]
     return ok
@@ -134,16 +141,23 @@ def nethack(asked: argparse.Namespace, folder: Path) -> bool:
 def steer(asked: argparse.Namespace, folder: Path) -> bool:
     """Two judges, two goals: under each, its own messages are the more frequent ones."""
 
-    def rates(goal: str, seed: int) -> dict[str, float]:
-        own = settings(asked, f"feedback.goal={goal}", *FREE)
-        return seen(ENV, ALIVE, seed, Case(f"judge wants {goal}", seed, "oni_nethack", "none", own).run(folder)[1])
+    def rates(goal: str | None, seed: int) -> dict[str, float]:
+        run = None
+        if goal is not None:
+            own = settings(asked, f"feedback.goal={goal}", *FREE, *STEER)
+            run = Case(f"judge wants {goal}", seed, "oni_nethack", "none", own).run(folder)[1]
+        found = seen(ENV, ALIVE, seed, run, steps=GOALS_STEPS)
+        who = f"judge wants {goal}" if goal else "random actions"
+        print(f"seed {seed}, {who}: gold {found['gold']:.2f}, combat {found['combat']:.2f} per 1,000 steps", flush=True)
+        return found
 
-    cases = [(goal, seed) for seed in seeds(asked) for goal in ("gold", "combat")]
-    ok = True
-    for (goal, seed), found in zip(cases, side_by_side(asked, [lambda case=case: rates(*case) for case in cases]), strict=True):
-        print(f"seed {seed}, judge wants {goal}: gold {found['gold']:.2f}, combat {found['combat']:.2f} per 1,000 steps", flush=True)
-        ok &= found[goal] > found["combat" if goal == "gold" else "gold"]
-    return ok
+    cases = [(goal, seed) for seed in seeds(asked) for goal in (*GOALS, None)]
+    results = side_by_side(asked, [lambda case=case: rates(*case) for case in cases])
+    return all(
+        found[goal] > max(found[other] for other in GOALS if other != goal)
+        for (goal, _), found in zip(cases, results, strict=True)
+        if goal is not None
+    )
 
 
 def side_by_side(asked: argparse.Namespace, tasks: list[Callable[[], T]]) -> list[T]:

@@ -27,24 +27,32 @@ from rayrl.envs.vector import VectorSampler
 from rayrl.learner.intrinsic import NO_MESSAGE
 from rayrl.models.agent import AgentNet, Sizes
 from rayrl.rollout.agent_engine import AgentEngine
+from rayrl.rollout.agent_policy import LocalPolicy
 from tests.standin import rules
 
 ENVS = 16
 Act = Callable[[VectorSampler, np.ndarray], np.ndarray]
 
 
-def seen(env: str, frames: int, seed: int = 0, run: Path | None = None, untrained: bool = False) -> dict[str, float]:
-    """Good messages per 1,000 steps by goal, each counted once per episode; played in a process of its own."""
+def seen(
+    env: str, frames: int, seed: int = 0, run: Path | None = None, untrained: bool = False, steps: int | None = None
+) -> dict[str, float]:
+    """Good messages per 1,000 steps by goal, each counted once per episode; played in a process of its own. Raises `RuntimeError` with the
+    end of what it said where it fails."""
     command = [sys.executable, "-m", "tests.criteria.playing", env, "--frames", str(frames), "--seed", str(seed)]
     command += ["--run", str(run)] if run else []
     command += ["--untrained"] if untrained else []
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True)
+    command += ["--steps", str(steps)] if steps else []
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def play(env: str, frames: int, seed: int, make: Callable[[EnvSpec], Act]) -> dict[str, float]:
+def play(env: str, frames: int, seed: int, make: Callable[[EnvSpec], Act], steps: int | None = None) -> dict[str, float]:
     torch.set_num_threads(1)
-    sampler, good = VectorSampler(agent_env_factory(env), ENVS, seed), dict.fromkeys(rules.GOALS, 0)
+    factory = agent_env_factory(env, {"max_episode_steps": steps} if steps else {})
+    sampler, good = VectorSampler(factory, ENVS, seed), dict.fromkeys(rules.GOALS, 0)
     sampler.reset()
     worth: dict[int, list[str]] = {NO_MESSAGE: []}
     act, ended = make(sampler.spec), np.zeros(ENVS, bool)
@@ -74,7 +82,7 @@ def as_run(folder: Path, seed: int, untrained: bool) -> Callable[[EnvSpec], Act]
         net = AgentNet(spec, Sizes.of(agent.network), values=2 if agent.separate_values else 1)
         if not untrained:
             net.load_state_dict(load_file(folder / "policy" / "model.safetensors"))
-        engine, state = AgentEngine(net, seed), net.initial_state(ENVS)
+        engine, state = AgentEngine(LocalPolicy(net), seed), net.initial_state(ENVS)
 
         def act(sampler: VectorSampler, ended: np.ndarray) -> np.ndarray:
             nonlocal state
@@ -96,10 +104,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--steps", type=int, help="longest episode; default the environment's")
     parser.add_argument("--untrained", action="store_true")
     asked = parser.parse_args()
     make = evenly(asked.seed) if asked.run is None else as_run(asked.run, asked.seed, asked.untrained)
-    print(json.dumps(play(asked.env, asked.frames, asked.seed, make)), flush=True)
+    print(json.dumps(play(asked.env, asked.frames, asked.seed, make, asked.steps)), flush=True)
 
 
 main() if __name__ == "__main__" else None

@@ -53,3 +53,12 @@ def test_deterministic_agent_runs_repeat_bit_for_bit_and_no_weight_on_novelty_is
     folders = [run(*exact, name="plain"), run(*exact, "agent.intrinsic={kind: count, coef: 0.0}", name="unweighted")]
     first, second = (load_file(folder / "policy" / "model.safetensors") for folder in folders)
     assert first.keys() == second.keys() and all(bool((first[k] == second[k]).all()) for k in first)
+
+
+def test_the_policy_may_be_computed_in_an_actor_for_all_workers_and_learns_the_same(run):
+    exact = ["run.steps=4", "run.deterministic=true", "buffer.max_staleness=0", "agent.workers=1", "evaluation.enabled=false"]
+    folders = [run(*exact, name="own"), run(*exact, "agent.inference.actors=1", name="shared")]
+    first, second = (load_file(folder / "policy" / "model.safetensors") for folder in folders)
+    assert all(bool((first[k] == second[k]).all()) for k in first)
+    steps = [row["inference/steps"] for row in rows(folders[1])]
+    assert sum(steps) >= 3 * 2 * 4 * 8 and not any("inference/steps" in row for row in rows(folders[0]))

@@ -19,6 +19,7 @@ from rayrl.learner.intrinsic import Intrinsic, build_intrinsic
 from rayrl.learner.torch import TorchLearner
 from rayrl.models.agent import AgentNet, Sizes
 from rayrl.rollout.agent_engine import AgentEngine
+from rayrl.rollout.agent_policy import LocalPolicy
 from rayrl.rollout.fragment_sampler import FragmentSampler
 from rayrl.runtime.local import LocalStore
 from rayrl.types import GroupInfo, LearnBatch, ScoredGroup
@@ -41,7 +42,7 @@ def sampler(made: Config, seed: int = 0) -> FragmentSampler:
     net = AgentNet(spec, Sizes.of(made.agent.network), values=2 if made.agent.separate_values else 1)
     factory = agent_env_factory(made.agent.env or "", made.agent.env_args)
     agent = made.agent
-    return FragmentSampler(VectorSampler(factory, agent.envs_per_worker, seed), AgentEngine(net, seed), agent.fragment_length)
+    return FragmentSampler(VectorSampler(factory, agent.envs_per_worker, seed), AgentEngine(LocalPolicy(net), seed), agent.fragment_length)
 
 
 def update(made: TorchLearner, into: FragmentSampler, version: int) -> Any:

@@ -190,7 +190,7 @@ def test_a_fragment_of_the_sampler_says_what_happened():
         observed = {name: torch.from_numpy(array[: f.steps].copy()) for name, array in f.observations.items()}
         starts = torch.from_numpy(np.concatenate([np.zeros((1, f.envs), bool), ended[:-1]]))
         with torch.no_grad():
-            logprobs, _, states = playing._engine.net(observed, torch.from_numpy(f.state.copy()), starts)
+            logprobs, _, states = playing._engine.policy.net(observed, torch.from_numpy(f.state.copy()), starts)
         chosen = logprobs.gather(-1, torch.from_numpy(f.actions.astype(np.int64)).unsqueeze(-1)).squeeze(-1)
         np.testing.assert_allclose(chosen.numpy(), f.logprobs, atol=1e-5)
         if following is not None:

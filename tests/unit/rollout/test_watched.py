@@ -11,13 +11,14 @@ from rayrl.envs.registry import agent_env_factory
 from rayrl.envs.vector import VectorSampler
 from rayrl.models.agent import AgentNet, Sizes
 from rayrl.rollout.agent_engine import AgentEngine
+from rayrl.rollout.agent_policy import LocalPolicy
 from rayrl.rollout.watched import watch
 
 
 def engine_for(factory):
     env = factory()
     torch.manual_seed(0)
-    engine = AgentEngine(AgentNet(env.agent_spec, Sizes.of(AgentNetworkConfig(size="small"))), seed=1)
+    engine = AgentEngine(LocalPolicy(AgentNet(env.agent_spec, Sizes.of(AgentNetworkConfig(size="small")))), seed=1)
     env.close()
     return engine
 

@@ -1,0 +1,91 @@
+"""Where an agent's network is computed for its env workers: in their own process, or in an actor that several of them share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayrl.models.agent import AgentNet, Observations
+from rayrl.models.agent_canary import canary_logprobs
+from rayrl.rollout.canary import canary_report
+from rayrl.rollout.lanes import patiently
+from rayrl.sync import plan as weight_plan
+from rayrl.types import FloatArray, SyncReport, WeightUpdate
+
+
+class Policy(Protocol):
+    """Owned by one thread."""
+
+    version: int
+    """Of the weights that `forward` used last."""
+
+    def initial_state(self, envs: int) -> Tensor:
+        """float32[K, H]: where every episode starts."""
+
+    def forward(self, observations: Observations, state: Tensor) -> tuple[FloatArray, Tensor]:
+        """One step of K environments: log-probabilities of all actions float32[K, A], and the state float32[K, H] after it."""
+
+    def update_weights(self, update: WeightUpdate) -> SyncReport:
+        """See `protocols.Engine.update_weights`."""
+
+
+class LocalPolicy:
+    """The network in this process; new weights are loaded between two steps."""
+
+    def __init__(self, net: AgentNet, device: torch.device | str = "cpu") -> None:
+        self.net, self.version = net.to(device).eval().requires_grad_(False), -1
+        self._device = torch.device(device)
+
+    def initial_state(self, envs: int) -> Tensor:
+        return self.net.initial_state(envs)
+
+    @torch.inference_mode()
+    def forward(self, observations: Observations, state: Tensor) -> tuple[FloatArray, Tensor]:
+        there = {name: array.to(self._device) for name, array in observations.items()}
+        logprobs, _, after = self.net.step(there, state.to(self._device))
+        return logprobs.cpu().numpy(), after.cpu()
+
+    def update_weights(self, update: WeightUpdate) -> SyncReport:
+        """Loads and proves them. Raises `WeightSyncError`."""
+        started = time.perf_counter()
+        weight_plan.verify(update.manifest, update.buckets)
+        named = dict(self.net.named_parameters())
+        weight_plan.check_compatible(update.manifest, {name: p.shape for name, p in named.items()})
+        with torch.no_grad():
+            for name, tensor in weight_plan.unpack(update.manifest, update.buckets):
+                named[name].copy_(tensor)
+        self.version, loaded = update.manifest.version, time.perf_counter() - started
+        prove = lambda ids: canary_logprobs(self.net, ids, self._device)
+        return canary_report(update, prove, paused_s=loaded, load_s=loaded)
+
+
+class Later(Protocol):
+    """A call under way."""
+
+    def result(self, timeout_s: float) -> Any: ...
+
+
+class RemotePolicy:
+    """The network of an `inference.InferenceActor`, which gets the weights; the recurrent state travels with each step."""
+
+    def __init__(self, ask: Callable[[dict[str, np.ndarray], FloatArray], Later], hidden: int, call_s: float) -> None:
+        """``ask`` starts a call of the actor's ``step``, or of that of its replacement; ``hidden`` is H; ``call_s`` limits a call."""
+        self._ask, self._hidden, self._call_s = ask, hidden, call_s
+        self.version = -1
+
+    def initial_state(self, envs: int) -> Tensor:
+        return torch.zeros(envs, self._hidden)
+
+    def forward(self, observations: Observations, state: Tensor) -> tuple[FloatArray, Tensor]:
+        """Where the actor dies its replacement is asked, once it is there and has weights. Raises `RoleDied` when that takes too long."""
+        shown = {name: tensor.numpy() for name, tensor in observations.items()}
+        self.version, logprobs, after = patiently(lambda: self._ask(shown, state.numpy()).result(self._call_s))
+        return logprobs, torch.from_numpy(np.array(after))  # a copy: what arrived may be read-only
+
+    def update_weights(self, update: WeightUpdate) -> SyncReport:
+        raise TypeError("weights go to the inference actor, not to its callers")
