@@ -61,7 +61,7 @@ def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
     roles = role_resources(config, resources.cpus, resources.gpus, cores=None if resources.declared else machine.cores)
     size = model_size(config.model.path)
     memory = role_memory(config, size, mode) if size else {}
-    engine, reason = usable_engine(config.rollout.engine) if config.agent.env is None else ("env workers", "each has a copy of the policy")
+    engine, reason = usable_engine(config.rollout.engine) if config.agent.env is None else ("env workers", _who_acts(config))
     problems = [
         *inconsistencies(config),
         *_placement_problems(config, mode, resources, roles),
@@ -86,6 +86,11 @@ def make_plan(loaded: Loaded, machine: Machine | None = None) -> Plan:
         problems=tuple(problems),
         notes=tuple(notes),
     )
+
+
+def _who_acts(config: Config) -> str:
+    actors = config.agent.inference.actors
+    return f"inference actors compute the policy for all of them: {actors}" if actors else "each has a copy of the policy"
 
 
 def bundle_names(made: Plan) -> list[str]:

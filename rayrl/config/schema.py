@@ -346,7 +346,7 @@ class AgentConfig:
     """Texts that differ in numbers alone are one text to judge and reward: "$ - 17 gold pieces." is asked about, and rewarded, as
     "$ - # gold pieces.". How often an episode showed a text is still counted by the exact one."""
     workers: int = 2
-    """Env workers: one process each, one compute thread, with a copy of the policy."""
+    """Env workers: one process each, one compute thread, with a copy of the policy unless `inference` computes it."""
     envs_per_worker: int = 16
     """Environments that one worker steps side by side."""
     fragment_length: int = 32
