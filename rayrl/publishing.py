@@ -49,7 +49,7 @@ class Publisher:
         """Once, when the engines' loops run: those who will move weights from GPU to GPU meet."""
         if self._roles.transport == "store":
             return
-        limit, engines = self._config.deadlines.sync_s, self._roles.rollout.handles
+        limit, engines = self._config.deadlines.sync_s, self._roles.policies.handles
         workers, buffer_bytes = self._config.rollout.tensor_parallel, self._config.sync.bucket_mib * 2**20
         address, size = self._roles.runtime.address(self._roles.learner.handles[0]), 1 + workers * len(engines)
         met = [e.submit("join_transfer", address, 1 + i * workers, size, buffer_bytes) for i, e in enumerate(engines)]
@@ -69,7 +69,7 @@ class Publisher:
         if update.transport == "nccl" and self._restated is not None:
             update = self._restated
         if self._mode == "colocated" and self._update is not None:
-            self._roles.rollout.call("wake", timeout_s=limits.sync_s)
+            self._roles.policies.call("wake", timeout_s=limits.sync_s)
         self._update = update
         reports: list[SyncReport] = []
         for pending in self._roles.policies.submit("update_weights", update):

@@ -50,7 +50,7 @@ def fleet(engines: int, learner: Role, transport: str) -> tuple[SimpleNamespace,
     ranks = SimpleNamespace(handles=[learner], submit=learner.submit, call=learner.call)
     runtime = SimpleNamespace(address=lambda handle: "host:1234")
     buffer = SimpleNamespace(set_version=lambda version: None)
-    return SimpleNamespace(rollout=pool, learner=ranks, runtime=runtime, buffer=buffer, transport=transport), workers
+    return SimpleNamespace(policies=pool, learner=ranks, runtime=runtime, buffer=buffer, transport=transport), workers
 
 
 def test_every_engine_worker_has_a_rank_of_its_own_behind_the_learner():
@@ -76,7 +76,7 @@ def test_when_an_engine_of_the_broadcast_group_is_lost_the_store_takes_over():
     publisher = Publisher(Config(), roles, "disaggregated", None)
     assert publisher.publish(Done(update(1, "nccl"))).version == 1
     replaced = Role("rollout-1", {"update_weights": loaded})
-    roles.rollout.on_back(replaced)
+    roles.policies.on_back(replaced)
     assert replaced.asked[-1][1].transport == "store"
     assert publisher.publish(Done(update(2, "nccl"))).version == 2
     assert publisher.publish(Done(update(3, "store"))).version == 3
