@@ -307,7 +307,7 @@ def test_who_tells_without_a_pause_steps_aside_for_the_answers_but_never_for_lon
         threads = [threading.Thread(target=tell) for _ in range(4)]
         for thread in threads:
             thread.start()
-        assert wait_for(lambda: labelled(annotator) == 300)
+        assert wait_for(lambda: labelled(annotator) == 300, 60.0)
         stop.set()
         for thread in threads:
             thread.join(5)
