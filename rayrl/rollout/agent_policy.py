@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from rayrl.models.agent import AgentNet, Observations
 from rayrl.models.agent_canary import canary_logprobs
 from rayrl.rollout.canary import canary_report
 from rayrl.rollout.lanes import patiently
+from rayrl.rollout.sightings import Later
 from rayrl.sync import plan as weight_plan
 from rayrl.types import FloatArray, SyncReport, WeightUpdate
 
@@ -62,12 +63,6 @@ class LocalPolicy:
         self.version, loaded = update.manifest.version, time.perf_counter() - started
         prove = lambda ids: canary_logprobs(self.net, ids, self._device)
         return canary_report(update, prove, paused_s=loaded, load_s=loaded)
-
-
-class Later(Protocol):
-    """A call under way."""
-
-    def result(self, timeout_s: float) -> Any: ...
 
 
 class RemotePolicy:

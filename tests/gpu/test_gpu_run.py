@@ -16,7 +16,7 @@ from rayrl.telemetry.jsonl import read_metrics
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.skipif(torch.cuda.device_count() < 1, reason="needs a GPU")]
 ROOT = Path(rayrl.__file__).resolve().parent.parent
-COMMON = ["profile=profiles/gpu_1.yaml", "telemetry.wandb=off", "evaluation.every=0"]
+COMMON = ["telemetry.wandb=off", "evaluation.every=0"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def accuracies(folder: Path) -> list[float]:
 def test_a_colocated_run_learns_and_hands_the_gpu_over_at_every_step(policy, tmp_path):
     """Learning, CUDA IPC, sleep and wake, the canary of every update, and log-probs that agree: one run shows them all."""
     folder = tmp_path / "run"
-    driver.train(load("arithmetic_grpo", [*COMMON, f"run.dir={folder}", f"model.path={policy}", "run.steps=30"]))
+    driver.train(load("arithmetic_grpo", [*COMMON, f"run.dir={folder}", f"model.path={policy}", "run.steps=30"], profile="gpu_1"))
     rows = rows_of(folder)
     assert len(rows) == 30
     assert all(row["rollout/handed_over_bytes"] > 2**30 for row in rows)

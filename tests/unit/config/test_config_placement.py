@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from rayrl.config.loading import load
 from rayrl.config.placement import bundles, needs_reference, placement_mode, role_resources, run_resources
 from rayrl.config.schema import Config, ModelConfig, PlacementConfig
 
@@ -112,3 +113,17 @@ def test_declared_resources_win_over_the_machine_at_hand():
     assert (there.cpus, there.gpus, there.declared) == (128, 16, True)
     without_gpus = run_resources(PlacementConfig(nodes=2, cpus_per_node=4), cores=2, gpus=1)
     assert without_gpus.gpus == 0
+
+
+def test_games_stay_on_cores_while_the_learner_and_the_policy_of_all_games_share_a_gpu():
+    made = load("oni_nethack", profile="gpu_agent").config
+    roles = by_name(made, 16, 1.0)
+    assert (roles["rollout"].count, roles["rollout"].gpus) == (made.agent.workers, 0.0)
+    assert (roles["inference"].gpus, roles["learner"].gpus) == (0.5, 0.5)
+    asked = bundles(list(roles.values()))
+    assert sum(b.get("GPU", 0.0) for b in asked) == 1.0 and sum(b["CPU"] for b in asked) == made.agent.workers + 2
+
+
+def test_an_agent_whose_gpus_are_not_there_plays_and_learns_on_cores():
+    made = load("oni_nethack", ["placement.mode=auto"], profile="gpu_agent").config
+    assert [placement_mode(made, gpus) for gpus in (0.0, 0.5, 1.0)] == ["cpu", "cpu", "disaggregated"]
