@@ -189,6 +189,14 @@ def test_one_seed_is_one_game_and_another_seed_another(actions):
     assert played(7)[0] != played(8)[0]
 
 
+def test_a_game_starts_on_a_scroll_that_crumbles_and_wants_a_name():
+    env = tasks.RewardFree()
+    env.game.reset(433368064, 513200635)
+    assert env.view.stats[view.TIME] == 1
+    assert not any(env.view.pending[1:4])
+    assert bytes(env.view.text()).strip(b" ") == b""  # nothing of the question is left
+
+
 def test_a_seeded_game_does_not_depend_on_the_games_before():
     env = tasks.Score()
     first = env.reset(seed=5)[0]["chars"].copy()
