@@ -10,6 +10,7 @@ Legend of shapes: ``N`` observations, ``T`` steps, ``B`` environments side by si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ Observations = Mapping[str, Tensor]
 """name -> [..., *spec.shape] in the dtypes of the spec."""
 _LARGEST = 5.0
 """Scaled numbers are clipped to ± this (ONI)."""
+_MOST_COMBINATIONS = 2**14
+"""Of categories in the same cell, above which a table of all of them is no gain."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,29 @@ class MapEncoder(nn.Module):
         height, width = ((n + 3) // 4 for n in next(iter(arrays.values())).shape)
         self.dense = nn.Linear(2 * c * height * width, sizes.features)
         self.width = sizes.features
+        self._joint = math.prod(spec.categories for spec in arrays.values()) <= _MOST_COMBINATIONS
 
     def forward(self, observations: Observations) -> Tensor:
-        cells = [self.embeddings[name](observations[name].int()) for name in self.names]
-        x = sum(cells[1:], cells[0]).permute(0, 3, 1, 2)  # NHWC in memory: what the convolutions like best
+        maps = [observations[name].int() for name in self.names]
+        embed = self._embed_jointly if torch.is_grad_enabled() and maps[0].device.type == "cpu" and self._joint else self._embed
+        x = embed(maps).permute(0, 3, 1, 2)  # NHWC in memory: what the convolutions like best
         x = fn.relu(self.second(fn.relu(self.first(x))))
         return fn.relu(self.dense(x.flatten(1)))
+
+    def _embed(self, maps: list[Tensor]) -> Tensor:
+        """[N, height, width, c / 2]: the sum over the maps."""
+        cells = [self.embeddings[name](ids) for name, ids in zip(self.names, maps, strict=True)]
+        return sum(cells[1:], cells[0])
+
+    def _embed_jointly(self, maps: list[Tensor]) -> Tensor:
+        """The same by one look-up in a table of all combinations. Its gradient is one sum over the cells for all maps, and that of
+        `Tensor.index_select` takes a third of the time that an embedding's takes on a CPU. A category out of range is not noticed here:
+        whoever acted in that cell, without gradient, has raised."""
+        ids, table = maps[0], self.embeddings[self.names[0]].weight
+        for name, more in zip(self.names[1:], maps[1:], strict=True):
+            weight = self.embeddings[name].weight
+            ids, table = ids * len(weight) + more, (table.unsqueeze(1) + weight).flatten(0, 1)
+        return table.index_select(0, ids.flatten()).view(*ids.shape, -1)
 
 
 class CategoryEncoder(nn.Module):

@@ -63,6 +63,30 @@ def test_every_array_reaches_the_policy_and_every_parameter_learns(spec):
         assert not torch.equal(net(changed, state, start)[0], logprobs)
 
 
+def test_one_look_up_for_all_maps_is_the_sum_of_their_embeddings_with_its_gradients():
+    encoder = build().encoders["map_12x12"]
+    seen = observe(NETHACK, 6)
+    maps = [seen[name].int() for name in encoder.names]
+    upstream = torch.randn(6, 12, 12, 8)
+    results = []
+    for embed in (encoder._embed, encoder._embed_jointly):
+        encoder.zero_grad()
+        embedded = embed(maps)
+        embedded.backward(upstream)
+        results.append([embedded.detach(), *(e.weight.grad.clone() for e in encoder.embeddings.values())])
+    assert len(results[0]) == 3 and results[0][1].abs().sum() > 0
+    for apart, joint in zip(*results, strict=True):
+        torch.testing.assert_close(apart, joint)
+
+
+def test_maps_with_too_many_combinations_are_looked_up_one_by_one():
+    many = EnvSpec({name: ArraySpec((4, 4), "int32", ArrayKind.CATEGORIES, 6000) for name in ("above", "below")}, 3)
+    net, seen = build(many), observe(many, 2, 2)
+    net(seen, net.initial_state(2), torch.zeros(2, 2, dtype=torch.bool))[1].sum().backward()
+    assert all(e.weight.grad.abs().sum() > 0 for e in net.encoders["map_4x4"].embeddings.values())
+    assert not net.encoders["map_4x4"]._joint
+
+
 def test_a_number_with_scale_zero_is_hidden():
     net, seen = build(), observe(NETHACK, 1, 1)
     hidden = {**seen, "stats": seen["stats"].clone()}
