@@ -168,6 +168,10 @@ class Fragment:
     """uint64[T, K]: of the text in the observation acted in, as it is judged (``agent.mask_numbers``); 0 where there is none."""
     message_count: IntArray
     """int32[T, K]: sightings of exactly the text shown in the running episode, this one included (the first is 1)."""
+    next_hash: NDArray[np.uint64]
+    """uint64[K]: `message_hash` of row T of the observations, whose action is the next fragment's."""
+    next_count: IntArray
+    """int32[K]: `message_count` there."""
     version_spans: tuple[VersionSpan, ...]
     """In steps; cover ``[0, T)``."""
     texts: Mapping[int, bytes] = field(default_factory=dict)

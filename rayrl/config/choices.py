@@ -31,6 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "agent.credit": ("vtrace", "gae"),
     "agent.clip_around": ("behavior", "proximal"),
     "agent.network.size": ("oni", "small"),
+    "agent.intrinsic.pays": ("next_action", "last_action"),
     "agent.intrinsic.kind": ("none", "count", "retrieval", "classification", "ranking", "cosine"),
     "algorithm.name": tuple(registry.PRESETS),
     "algorithm.advantage": tuple(registry.ADVANTAGES),

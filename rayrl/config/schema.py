@@ -327,6 +327,9 @@ class IntrinsicConfig:
     """Text that the cosine baseline compares with."""
     reward_model: str | None = None
     """Classification and ranking: which of reward_models rates the texts."""
+    pays: str = "next_action"
+    """Whom a text pays, b·r̂·N^-β: next_action, chosen with the text in view (ONI), or last_action, which led to it, discounted by one
+    step. Discounted returns are the same but for an episode's first text; an advantage then has no part that no action could change."""
     relabel: bool = False
     """Rate a batch again before each further pass over it (learner.epochs), by what was learned meanwhile. Whatever waits for its first
     pass is always rated by the newest labels."""

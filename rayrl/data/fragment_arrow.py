@@ -19,7 +19,7 @@ from rayrl.types import VersionSpan
 SCHEMA_NAME = b"fragment/1"
 _OBSERVATION, _FINAL = "obs.", "final."
 _ARRAYS = ("state", "actions", "logprobs", "rewards", "terminated", "truncated", "final_steps", "final_envs")
-_MESSAGES = ("message_hash", "message_count")
+_MESSAGES = ("message_hash", "message_count", "next_hash", "next_count")
 _EPISODE = pa.struct(
     [
         ("env", pa.int32()),
@@ -59,6 +59,8 @@ def decode(batch: pa.RecordBatch) -> Fragment:
     arrays = {name: _array(batch, name).reshape(shape) for name, shape in shapes.items()}
     for name in ("terminated", "truncated"):
         arrays[name] = arrays[name].view(np.bool_)
+    for name in ("message_hash", "message_count"):  # archives may be older than what they say of the row after the last
+        arrays.setdefault(name.replace("message", "next"), np.zeros_like(arrays[name][0]))
     hashes, texts = _array(batch, "text_hashes").tolist(), batch.column("texts")[0].as_py()
     return Fragment(
         ordinal=batch.column("ordinal")[0].as_py(),

@@ -104,7 +104,7 @@ class AgentTrainer:
             for k in order.tolist():
                 self._update(minibatches[k], before[k], tally)
         if self._config.telemetry.rollouts and fragments and self._group.rank == 0:
-            self.token_records = token_records.of_fragment(fragments[0].ordinal, {"intrinsic": rewards[0][1]})
+            self.token_records = token_records.of_fragment(fragments[0].ordinal, {"intrinsic": rewards[0].intrinsic})
         return self._report(fragments, rewards, tally)
 
     def rate(self, fragment: pa.RecordBatch) -> FloatArray:
@@ -113,7 +113,7 @@ class AgentTrainer:
         for name, value in vars(aside).items():
             if isinstance(value, RunningStats):
                 setattr(aside, name, copy(value))
-        return assign_rewards([fragment_arrow.decode(fragment)], self._agent, aside)[0][1]
+        return assign_rewards([fragment_arrow.decode(fragment)], self._agent, aside)[0].intrinsic
 
     def _fetch(self, payload: Any) -> Fragment:
         return fragment_arrow.decode(self._store.get(payload, timeout_s=self._config.deadlines.call_s))
@@ -124,7 +124,7 @@ class AgentTrainer:
             order = np.random.default_rng([self._config.run.seed, step]).permutation(len(fragments))
         parts = [sorted(part.tolist()) for part in np.array_split(order, min(self._config.learner.minibatches, len(fragments)))]
         pick = lambda items, part: [items[i] for i in part[self._group.rank :: self._group.size]]
-        layout: Any = {"separate": self._agent.separate_values, "device": self._device}
+        layout: Any = {"config": self._agent, "device": self._device}
         return [stack(pick(fragments, part), pick(rewards, part), sum(fragments[i].frames for i in part), **layout) for part in parts]
 
     @torch.no_grad()

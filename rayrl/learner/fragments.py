@@ -25,19 +25,32 @@ class Rewards(NamedTuple):
 
     extrinsic: FloatArray
     intrinsic: FloatArray
+    following: FloatArray
+    """float32[1, K]: what the message pays that the last step led to; [0, K] where nobody asks (``agent.intrinsic.pays``)."""
 
 
 def assign_rewards(fragments: Sequence[Fragment], config: AgentConfig, source: Intrinsic) -> list[Rewards]:
     """``a·clip(s·r_ext, ±c)`` and ``b·r̂·N^-β`` of every frame; r̂ is rated once per distinct message of all fragments."""
-    hashes = np.concatenate([f.message_hash.ravel() for f in fragments])
-    ratings, found, start = intrinsic.per_message(hashes, source.rate), [], 0
-    for f in fragments:
-        rated = ratings[start : start + f.frames].reshape(f.message_hash.shape)
-        start += f.frames
-        novelty = intrinsic.novelty(f.message_count, config.intrinsic.count_exponent)
+    shown = [(f.message_hash, f.message_count) for f in fragments]
+    if config.intrinsic.pays == "last_action":
+        shown = [(np.vstack([f.message_hash, f.next_hash]), np.vstack([f.message_count, f.next_count])) for f in fragments]
+    ratings, found, start = intrinsic.per_message(np.concatenate([hashes.ravel() for hashes, _ in shown]), source.rate), [], 0
+    for f, (hashes, counts) in zip(fragments, shown, strict=True):
+        rated = ratings[start : start + hashes.size].reshape(hashes.shape)
+        start += hashes.size
+        inner = (config.intrinsic.coef * rated * intrinsic.novelty(counts, config.intrinsic.count_exponent)).astype(np.float32)
         outer = intrinsic.extrinsic(f.rewards, config.extrinsic_coef, config.reward_scale, config.reward_clip)
-        found.append(Rewards(outer, (config.intrinsic.coef * rated * novelty).astype(np.float32)))
+        found.append(Rewards(outer, inner[: f.steps], inner[f.steps :]))
     return found
+
+
+def credited(reward: Rewards, fragment: Fragment, config: AgentConfig) -> FloatArray:
+    """float32[T, K]: the intrinsic reward of each action (``agent.intrinsic.pays``)."""
+    if config.intrinsic.pays == "next_action":
+        return reward.intrinsic
+    # What an episode ended in is never rewarded, and what the next one begins with is nobody's doing.
+    goes_on = ~(fragment.terminated | fragment.truncated)
+    return np.float32(config.gamma) * np.vstack([reward.intrinsic[1:], reward.following]) * goes_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +81,16 @@ class Stack:
     """Frames of the minibatch on all ranks: the denominator."""
 
 
-def stack(fragments: Sequence[Fragment], rewards: Sequence[Rewards], total: int, *, separate: bool, device: torch.device) -> Stack:
-    """``separate``: one reward for each value head, extrinsic first; else their sum. Raises `ValueError` for unequal lengths."""
+def stack(fragments: Sequence[Fragment], rewards: Sequence[Rewards], total: int, *, config: AgentConfig, device: torch.device) -> Stack:
+    """With separate value heads one reward for each, extrinsic first; else their sum. Raises `ValueError` for unequal lengths."""
     if len({f.steps for f in fragments}) != 1:
         raise ValueError(f"fragments of one batch have {sorted({f.steps for f in fragments})} steps; they must be equally long")
     beside = lambda arrays: _tensor(np.concatenate(list(arrays), axis=1), device)
     offsets = np.cumsum([0, *(f.envs for f in fragments)])
     terminated, truncated = (beside(getattr(f, name) for f in fragments) for name in ("terminated", "truncated"))
     starts = torch.cat([torch.zeros_like(terminated[:1]), terminated | truncated])
-    parts = [[r.extrinsic, r.intrinsic] if separate else [r.extrinsic + r.intrinsic] for r in rewards]
+    both = [(r.extrinsic, credited(r, f, config)) for f, r in zip(fragments, rewards, strict=True)]
+    parts = [pair if config.separate_values else (sum(pair),) for pair in both]
     return Stack(
         observations={name: beside(f.observations[name] for f in fragments) for name in fragments[0].observations},
         state=_tensor(np.concatenate([f.state for f in fragments]), device),

@@ -74,6 +74,8 @@ class FragmentSampler:
             final_observations=self._stacked([o for _, _, o in finals]),
             message_hash=hashes,
             message_count=counts,
+            next_hash=sampler.message_hash.copy(),
+            next_count=sampler.message_count.copy(),
             version_spans=_spans(versions),
             texts=sampler.take_texts(),
             episodes=tuple(episodes),

@@ -40,10 +40,12 @@ def watch(sampler: Watchable, engine: AgentEngine, frames: int, seed: int) -> Fr
 def _first(fragment: Fragment, steps: int) -> Fragment:
     """The first ``steps`` steps; what came after the end of the episode belongs to another one."""
     timed = ("actions", "logprobs", "rewards", "terminated", "truncated", "message_hash", "message_count")
-    kept = fragment.final_steps < steps
+    kept, cut = fragment.final_steps < steps, steps < fragment.steps
     return replace(
         fragment,
         **{name: getattr(fragment, name)[:steps] for name in timed},
+        next_hash=fragment.message_hash[steps] if cut else fragment.next_hash,
+        next_count=fragment.message_count[steps] if cut else fragment.next_count,
         observations={name: array[: steps + 1] for name, array in fragment.observations.items()},
         final_steps=fragment.final_steps[kept],
         final_envs=fragment.final_envs[kept],

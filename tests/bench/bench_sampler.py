@@ -91,6 +91,8 @@ class Sampling:
                 },
                 message_hash=hashes,
                 message_count=counts,
+                next_hash=sampler.message_hash.copy(),
+                next_count=sampler.message_count.copy(),
                 version_spans=(VersionSpan(0, 0, STEPS),),
                 texts=sampler.take_texts(),
                 episodes=tuple(e for r in results for e in r.episodes),

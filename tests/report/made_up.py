@@ -200,6 +200,8 @@ def made_up_fragment(ordinal: int, steps: int = 16, envs: int = 3, text: str = "
         final_observations={},
         message_hash=hashes,
         message_count=counts,
+        next_hash=hashes[-1],
+        next_count=counts[-1] + 1,
         version_spans=(VersionSpan(0, 0, steps),),
     )
 

@@ -33,6 +33,8 @@ def fragment(steps: int = 5, envs: int = 3, finals: int = 1, seed: int = 0) -> F
         final_observations=observe(finals),
         message_hash=rng.integers(0, 2**64, (steps, envs), dtype=np.uint64),
         message_count=rng.integers(1, 9, (steps, envs)).astype(np.int32),
+        next_hash=rng.integers(0, 2**64, envs, dtype=np.uint64),
+        next_count=rng.integers(1, 9, envs).astype(np.int32),
         version_spans=(VersionSpan(3, 0, 2), VersionSpan(4, 2, steps)),
         texts={2**64 - 1: b"You see here a \xff.", 5: b""},
         episodes=(EpisodeRecord(1, 0, 77, 2.5, 40, "truncated", {"success": 1.0}), EpisodeRecord(0, 4, 5, -1.0, 3, "death")),
