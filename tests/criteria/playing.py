@@ -1,4 +1,5 @@
-"""What a policy lives through: how often an episode shows a message, for the first time, that a goal calls good.
+"""What a policy lives through: how often an episode shows a message, for the first time, that a goal calls good; and what it does by
+itself: how often its purse grows (`purse`) and how many monsters it kills (`kills`), as the game counts them, pets left out.
 
     python -m tests.criteria.playing nethack_reward_free --frames 50000                 # actions drawn evenly
     python -m tests.criteria.playing nethack_reward_free --run RUN_DIR                  # what a run exported
@@ -22,6 +23,8 @@ from safetensors.torch import load_file
 
 from rayrl.agent_types import EnvSpec
 from rayrl.config.loading import reload
+from rayrl.envs.nethack import view
+from rayrl.envs.nethack.tasks import NetHack
 from rayrl.envs.registry import agent_env_factory
 from rayrl.envs.vector import VectorSampler
 from rayrl.learner.intrinsic import NO_MESSAGE
@@ -31,14 +34,15 @@ from rayrl.rollout.agent_policy import LocalPolicy
 from tests.standin import rules
 
 ENVS = 16
+DEEDS = ("purse", "kills")
 Act = Callable[[VectorSampler, np.ndarray], np.ndarray]
 
 
 def seen(
     env: str, frames: int, seed: int = 0, run: Path | None = None, untrained: bool = False, steps: int | None = None
 ) -> dict[str, float]:
-    """Good messages per 1,000 steps by goal, each counted once per episode; played in a process of its own. Raises `RuntimeError` with the
-    end of what it said where it fails."""
+    """Good messages by goal, each counted once per episode, and `DEEDS`, all per 1,000 steps; played in a process of its own. Raises
+    `RuntimeError` with the end of what it said where it fails."""
     command = [sys.executable, "-m", "tests.criteria.playing", env, "--frames", str(frames), "--seed", str(seed)]
     command += ["--run", str(run)] if run else []
     command += ["--untrained"] if untrained else []
@@ -52,7 +56,9 @@ def seen(
 def play(env: str, frames: int, seed: int, make: Callable[[EnvSpec], Act], steps: int | None = None) -> dict[str, float]:
     torch.set_num_threads(1)
     factory = agent_env_factory(env, {"max_episode_steps": steps} if steps else {})
-    sampler, good = VectorSampler(factory, ENVS, seed), dict.fromkeys(rules.GOALS, 0)
+    games: list[NetHack] = []
+    sampler = VectorSampler(lambda: games.append(factory()) or games[-1], ENVS, seed)
+    good = dict.fromkeys((*rules.GOALS, *DEEDS), 0)
     sampler.reset()
     worth: dict[int, list[str]] = {NO_MESSAGE: []}
     act, ended = make(sampler.spec), np.zeros(ENVS, bool)
@@ -62,10 +68,19 @@ def play(env: str, frames: int, seed: int, make: Callable[[EnvSpec], Act], steps
         for key in sampler.message_hash[sampler.message_count == 1].tolist():
             for goal in worth[key]:
                 good[goal] += 1
+        before = _purses_and_kills(games)
         result = sampler.step(act(sampler, ended))
         ended = result.terminated | result.truncated
+        grown = np.maximum(_purses_and_kills(games) - before, 0)[:, ~ended]
+        good["purse"] += int((grown[0] > 0).sum())
+        good["kills"] += int(grown[1].sum())
     sampler.close()
     return {goal: 1000 * count / frames for goal, count in good.items()}
+
+
+def _purses_and_kills(games: list[NetHack]) -> np.ndarray:
+    """int64[2, K]."""
+    return np.array([[game.view.stats[view.GOLD] for game in games], [game.game.kills for game in games]], np.int64)
 
 
 def evenly(seed: int) -> Callable[[EnvSpec], Act]:
