@@ -59,8 +59,8 @@ def decode(batch: pa.RecordBatch) -> Fragment:
     arrays = {name: _array(batch, name).reshape(shape) for name, shape in shapes.items()}
     for name in ("terminated", "truncated"):
         arrays[name] = arrays[name].view(np.bool_)
-    for name in ("message_hash", "message_count"):  # archives may be older than what they say of the row after the last
-        arrays.setdefault(name.replace("message", "next"), np.zeros_like(arrays[name][0]))
+    for row, rows in (("next_hash", "message_hash"), ("next_count", "message_count")):  # older archives do not have the former
+        arrays.setdefault(row, np.zeros_like(arrays[rows][0]))
     hashes, texts = _array(batch, "text_hashes").tolist(), batch.column("texts")[0].as_py()
     return Fragment(
         ordinal=batch.column("ordinal")[0].as_py(),

@@ -2,14 +2,14 @@
 
     python -m tests.criteria teach             # chain of rooms: three kinds of intrinsic reward and controls, three seeds: an hour
     python -m tests.criteria teach --seeds 1   # one seed
-    python -m tests.criteria nethack           # NetHack without its reward, honest labels and labels all bad: six of 7 to 14 minutes
+    python -m tests.criteria nethack           # NetHack without its reward, honest labels and labels all bad: six of 6 to 9 minutes
     python -m tests.criteria steer             # NetHack without its reward, a judge who wants gold and one who wants fights: the same
     python -m tests.criteria nethack --jobs 8 learner.cpu_threads=1   # eight side by side, on a machine with two cores for each
 
 teach: the random player never reaches the last room, and the reward alone teaches nothing: success is what the labels taught, measured
 against a judge without information (random, permuted, all good, all bad). nethack: messages that the judge calls good, per 1,000 steps,
 against random actions and the untrained network. steer: which deeds are the more frequent ones, the purse growing or kills of its own,
-in episodes of 200 steps, and that each goal's are more frequent than with random actions. Deeds are the game's own counts: half of the
+in episodes of 200 steps, and that each goal's are more frequent than with random actions. Deeds are the game's own counts: many of the
 messages about gold and fights are about what a pet does.
 """
 

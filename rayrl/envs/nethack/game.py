@@ -51,12 +51,12 @@ class Game:
         self._owner.reset()
         self.kills = 0
         for _ in range(_MOST_KEYS):
-            playing, asked = self._engine.in_normal_game(), any(self.view.pending[1:3])
-            if playing and not asked and not self.view.pending[3]:
+            playing = self._engine.in_normal_game()
+            if playing and not any(self.view.pending[1:4]):
                 self.message, self.kept = self.view.text(), b""
                 return
             # A scroll that crumbles under the hero's feet asks at once what to call its kind: spaces would be written into the name.
-            self._engine.step(_ESCAPE if playing and asked and not self.view.pending[3] else _SPACE)
+            self._engine.step(_ESCAPE if playing and not self.view.pending[3] else _SPACE)
         raise RuntimeError(f"NetHack did not start after {_MOST_KEYS} keys (seeds {core}, {display})")
 
     def act(self, key: int) -> bool:

@@ -1,6 +1,7 @@
 """A fragment comes out of its record batch as it went in, without a copy."""
 
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -80,3 +81,14 @@ def test_fragments_of_one_environment_share_a_table_and_survive_parquet():
 def test_another_record_batch_is_refused():
     with pytest.raises(ValueError, match="not one fragment"):
         decode(arrow.encode([]))
+
+
+def test_a_fragment_archived_before_it_said_what_comes_next_is_read():
+    original = fragment()
+    batch = encode(original)
+    shapes = {name: shape for name, shape in json.loads(batch.column("shapes")[0].as_py()).items() if not name.startswith("next_")}
+    old = batch.drop_columns(["next_hash", "next_count"])
+    old = old.set_column(old.schema.get_field_index("shapes"), "shapes", pa.array([json.dumps(shapes)]))
+    read = decode(old.replace_schema_metadata(batch.schema.metadata))
+    assert (read.message_hash == original.message_hash).all()
+    assert read.next_hash.tolist() == read.next_count.tolist() == [0] * original.envs
