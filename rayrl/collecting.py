@@ -14,7 +14,7 @@ from rayrl.deadlines import OPEN, Deadline
 from rayrl.errors import NothingToLearn, RoleDied
 from rayrl.runtime.edges import ordinals
 from rayrl.runtime.pool import Pool, gather
-from rayrl.types import GroupInfo, LearnBatch
+from rayrl.types import GroupInfo, LearnBatch, PromptTask
 
 if TYPE_CHECKING:
     from rayrl.assembly import Roles
@@ -76,6 +76,11 @@ class Collector:
         self._admitted = 0
         """Prompts admitted since the last batch was collected."""
         self._told_at = self._look_at = 0.0
+        self._outstanding: Mapping[str, int] | None = None
+
+    def confirmed(self, outstanding: Mapping[str, int]) -> None:
+        """How things stand in the buffer since the last step counts: the next batch begins with that."""
+        self._outstanding = outstanding
 
     def collect(self, step: int, version: int, *, trained: int, until: Callable[[], bool] = lambda: False) -> Collected | None:
         """The batch of ``step`` at weight version ``version``, when ``trained`` steps are done; None once ``until`` says so.
@@ -83,31 +88,31 @@ class Collector:
         Raises `DeadlineExceeded` when nothing at all happens for too long, and `NothingToLearn`.
         """
         buffer, size, seen, limits = self._roles.buffer, self._config.batch.groups_per_step, -1, self._config.deadlines
-        started = time.monotonic()
+        started, outstanding = time.monotonic(), self._outstanding or buffer.outstanding()
+        self._outstanding = None  # old after this
         with OPEN.waiting(Deadline("generate_s", OPEN.me, "the rollout workers", limits.generate_s)) as wait:
             while True:
                 if time.monotonic() >= self._look_at:  # also when batches are always ready: somebody may have come, or want to leave
                     self._roles.check()
                     self._look_at = time.monotonic() + _POLL_S
-                outstanding = buffer.outstanding()
-                self._admit(outstanding, self._config.run.steps - trained)
-                if self._refill_left() <= 0 and not _under_way(outstanding):
+                admitted = self._admitted
+                tasks = self._due(outstanding, self._config.run.steps - trained)
+                if self._admitted == admitted and self._refill_left() <= 0 and not _under_way(outstanding):
                     size = self._shrunk(step, outstanding["ready"])
-                batch = buffer.sample(step, version, size, wait_s=_POLL_S)
+                batch, outstanding, progress = buffer.gather(tasks, step, version, size, wait_s=_POLL_S)
                 if batch is not None:
                     self._admitted = 0
                     return Collected(batch, time.monotonic() - started, self._ask_reference(batch))
                 if until():
                     return None
-                progress = buffer.wait_for_progress(seen, wait_s=0.0)
                 if progress != seen:
                     seen = progress
                     wait.restart()
                 self._tell(wait, outstanding)
                 wait.check()
 
-    def _admit(self, outstanding: Mapping[str, int], steps_left: int) -> None:
-        """Admits as many prompts as pacing allows; replacements for filtered groups up to ``buffer.max_refill`` batches a step.
+    def _due(self, outstanding: Mapping[str, int], steps_left: int) -> list[PromptTask]:
+        """As many prompts to admit as pacing allows; replacements for filtered groups up to ``buffer.max_refill`` batches a step.
 
         Synchronous runs admit in rounds, each when nothing is under way any more: so batch composition in the engine, and with
         it every sampled token, does not depend on timing.
@@ -118,13 +123,13 @@ class Collector:
             ahead = 1
         room = min(ahead * groups - outstanding["live"], self._refill_left())
         if room <= 0 or (self._synchronous and _under_way(outstanding)):
-            return
+            return []
         if self._synchronous:
             seed, limit = seed_of(self._config.run.seed, self._work.position), self._config.deadlines.call_s
             self._roles.rollout.call("reseed", seed, timeout_s=limit)
         again = self._roles.buffer.unpark(room) if outstanding["parked"] else 0
-        self._roles.buffer.admit(self._work.take(room - again))
         self._admitted += room
+        return self._work.take(room - again)
 
     def _ask_reference(self, batch: LearnBatch) -> ReferenceCall | None:
         return ReferenceCall(self._roles.reference, [g.info for g in batch.groups]) if self._roles.reference.size else None

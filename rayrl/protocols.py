@@ -16,6 +16,7 @@ from rayrl.agent_types import EnvSpec, Observation, RatingModel, RunningEpisodes
 from rayrl.annotations import Annotation, JudgeAnswer, LabelSnapshot, Question
 from rayrl.types import (
     FloatArray,
+    Gathering,
     GenerationRequest,
     GenerationResult,
     GroupInfo,
@@ -117,7 +118,9 @@ class ReplayBuffer(Protocol):
 
     def sample(self, step: int, version: int, groups: int, wait_s: float) -> LearnBatch | None: ...
 
-    def confirm_trained(self, step: int, ordinals: Sequence[int]) -> None: ...
+    def gather(self, tasks: Sequence[PromptTask], step: int, version: int, groups: int, wait_s: float) -> Gathering: ...
+
+    def confirm_trained(self, step: int, ordinals: Sequence[int]) -> Mapping[str, int]: ...
 
     def take_outcomes(self, ordinals: Sequence[int]) -> Outcomes: ...
 

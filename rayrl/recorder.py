@@ -93,6 +93,8 @@ class Recorder:
         """What the archive was last asked to write: asked again when it dies meanwhile."""
         self._written: list[Any] = []
         self._buffered: dict[str, float] = {}
+        self._looked: dict[str, float] = {}
+        self._looked_at = float("-inf")
         self._clock = time.monotonic()
         self._console.header(loaded.config.run.name, self._view.facts(loaded))
 
@@ -262,7 +264,6 @@ class Recorder:
         scorers = [*roles.scorers.observe("stats", limit), *roles.sources.stats(limit)]
         learners = roles.learner.observe("stats").results(limit)
         passing = roles.inference.observe("stats", limit) if roles.inference else []
-        usage = roles.runtime.usage()
         memory = {"rollout": engines, "scorer": scorers, "learner": learners} | ({"inference": passing} if passing else {})
         sums = {
             "rollout/busy_s": sum(s["busy_s"] for s in engines),
@@ -283,12 +284,19 @@ class Recorder:
             | self._buffer(roles)
             | self._feedback(roles)
             | roles.sources.metrics()
-            | {"rollout/workers_count": float(len(engines)), "store/used_bytes": usage["used"], "store/fullest_share": usage["fullest"]}
+            | {"rollout/workers_count": float(len(engines))}
             | {f"memory/{role}_bytes": max((s["rss_bytes"] for s in all), default=0.0) for role, all in memory.items()}
-            | _memory(self._folder.logs)
+            | self._machines(roles)
             | {"store/pressure_bool": float(self._pressed)}
             | {"memory/driver_bytes": float(resident_bytes())}
         )
+
+    def _machines(self, roles: Roles) -> dict[str, float]:
+        """Memory of the object store and of the roles' processes, looked at once a second: nobody tells it more often."""
+        if time.monotonic() - self._looked_at >= life.BEAT_S:
+            usage, self._looked_at = roles.runtime.usage(), time.monotonic()
+            self._looked = {"store/used_bytes": usage["used"], "store/fullest_share": usage["fullest"]} | _memory(self._folder.logs)
+        return self._looked
 
     def _buffer(self, roles: Roles) -> dict[str, float]:
         """Its counters; the last ones known when it just died, which the next call on it will find out."""

@@ -241,7 +241,7 @@ class Run(AbstractContextManager["Run"]):
     def confirm(self, working: Working, told: bool = False) -> None:
         """The step counts from here: its ordinals are trained, its numbers are written. ``told``: the buffer knows it already."""
         if not told:
-            self.roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals)
+            self._collector.confirmed(self.roles.buffer.confirm_trained(working.batch.step, working.batch.ordinals))
         self.under_way.remove(working)
         self.step += 1
         self._mark = None

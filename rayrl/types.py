@@ -299,6 +299,17 @@ class LearnBatch:
         return np.array([self.version - g.info.oldest_version for g in self.groups], dtype=np.int32)
 
 
+class Gathering(NamedTuple):
+    """What the buffer tells a driver that waits for a batch."""
+
+    batch: LearnBatch | None
+    """None: not complete yet."""
+    outstanding: Mapping[str, int]
+    """See `BufferCore.outstanding`."""
+    progress: int
+    """See `BufferService.wait_for_progress`."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Where one tensor lies in the buckets of a weight update."""

@@ -27,7 +27,7 @@ from rayrl.config.schema import BufferConfig
 from rayrl.protocols import Store
 from rayrl.telemetry.files import storage_errors
 from rayrl.telemetry.process import resident_bytes
-from rayrl.types import GroupInfo, LearnBatch, Outcomes, PromptTask
+from rayrl.types import Gathering, GroupInfo, LearnBatch, Outcomes, PromptTask
 
 T = TypeVar("T")
 _CAPTURES = 4
@@ -146,13 +146,23 @@ class BufferService:
         """
         return self._poll(wait_s, lambda: self._core.select(step, version, groups))
 
-    def confirm_trained(self, step: int, ordinals: Sequence[int]) -> None:
-        """Raises `ValueError` for an ordinal that is not leased to ``step``: nothing is trained twice."""
+    def gather(self, tasks: Sequence[PromptTask], step: int, version: int, groups: int, wait_s: float) -> Gathering:
+        """`admit`, `sample`, and how things stand then: one call, for whoever waits for batches all the time."""
+        if tasks:
+            self.admit(tasks)
+        batch = self.sample(step, version, groups, wait_s)
+        with self._changed:
+            return Gathering(batch, self._core.outstanding(), self._progress)
+
+    def confirm_trained(self, step: int, ordinals: Sequence[int]) -> dict[str, int]:
+        """How things stand then, see `outstanding`. Raises `ValueError` for an ordinal that is not leased to ``step``: nothing is
+        trained twice."""
         with self._changed:
             self._core.confirm_trained(step, ordinals)
             if self._journal:
                 self._journal.trained(ordinals, self._core.staleness)
             self._note(True)
+            return self._core.outstanding()
 
     def relend(self, batch: LearnBatch) -> bool:
         """See `BufferCore.relend`."""

@@ -94,7 +94,8 @@ class AgentTrainer:
         learner, tally = self._config.learner, Tally()
         minibatches = self._stacks(fragments, rewards, batch.step)
         several = len(minibatches) * learner.epochs > 1
-        before = [self._before(part) if several else None for part in minibatches]
+        asked_for = self._agent.value_clip > 0 or self._agent.clip_around == "proximal"
+        before = [self._before(part) if several and asked_for else None for part in minibatches]
         for epoch in range(learner.epochs):
             if epoch and self._agent.intrinsic.relabel:
                 self._intrinsic.refresh({})

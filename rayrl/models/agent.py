@@ -88,13 +88,26 @@ class AgentNet(nn.Module):
 
     def step(self, observations: Observations, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of N environments: log-probabilities float32[N, A], values float32[N, V], state [N, H]."""
-        gates = self.input(self._encode(observations)).unsqueeze(0)
-        goes_on = torch.ones(1, state.shape[0], dtype=torch.bool, device=state.device)
-        after = unroll_gru(gates, state, goes_on, self.recurrent.weight, self.recurrent.bias)[0]
+        after = self._advance(observations, state)
         return *self.heads(after), after
 
+    def act(self, observations: Observations, state: Tensor) -> tuple[Tensor, Tensor]:
+        """`step` without the values."""
+        after = self._advance(observations, state)
+        return self._logprobs(after), after
+
     def heads(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.log_softmax(self.policy(states).float(), dim=-1), self.value(states).float()
+        return self._logprobs(states), self.value(states).float()
+
+    def _logprobs(self, states: Tensor) -> Tensor:
+        return torch.log_softmax(self.policy(states).float(), dim=-1)
+
+    def _advance(self, observations: Observations, state: Tensor) -> Tensor:
+        """What `unroll_gru` does with one step, as one operation of torch: between two steps of a simulator each further one is dear."""
+        own, recurrent = self.input, self.recurrent
+        return torch.gru_cell(
+            self._encode(observations), state.to(own.weight.dtype), own.weight, recurrent.weight, own.bias, recurrent.bias
+        )
 
     def _encode(self, observations: Observations) -> Tensor:
         return torch.cat([encoder(observations) for encoder in self.encoders.values()], dim=-1)
@@ -118,13 +131,15 @@ class MapEncoder(nn.Module):
         maps = [observations[name].int() for name in self.names]
         embed = self._embed_jointly if torch.is_grad_enabled() and maps[0].device.type == "cpu" and self._joint else self._embed
         x = embed(maps).permute(0, 3, 1, 2)  # NHWC in memory: what the convolutions like best
-        x = fn.relu(self.second(fn.relu(self.first(x))))
-        return fn.relu(self.dense(x.flatten(1)))
+        x = fn.relu_(self.second(fn.relu_(self.first(x))))
+        return fn.relu_(self.dense(x.flatten(1)))
 
     def _embed(self, maps: list[Tensor]) -> Tensor:
         """[N, height, width, c / 2]: the sum over the maps."""
-        cells = [self.embeddings[name](ids) for name, ids in zip(self.names, maps, strict=True)]
-        return sum(cells[1:], cells[0])
+        cells = self.embeddings[self.names[0]](maps[0])
+        for name, ids in zip(self.names[1:], maps[1:], strict=True):
+            cells += self.embeddings[name](ids)
+        return cells
 
     def _embed_jointly(self, maps: list[Tensor]) -> Tensor:
         """The same by one look-up in a table of all combinations. Its gradient is one sum over the cells for all maps, and that of
@@ -160,12 +175,12 @@ class NumberEncoder(nn.Module):
         self.name, count = name, int(torch.Size(spec.shape).numel())
         scale = torch.tensor(spec.scale or (1.0,), dtype=torch.float32).expand(count).clone()
         self.register_buffer("scale", scale, persistent=False)
-        self.layers = nn.Sequential(nn.Linear(count, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.layers = _two_dense(count, width)
         self.width = width + count
 
     def forward(self, observations: Observations) -> Tensor:
-        numbers = observations[self.name].reshape(-1, self.scale.shape[0]).float()
-        numbers = (numbers * self.scale).clamp(-_LARGEST, _LARGEST).to(self.layers[0].weight.dtype)
+        numbers = observations[self.name].reshape(-1, self.scale.shape[0]) * self.scale
+        numbers = numbers.clamp_(-_LARGEST, _LARGEST).to(self.layers[0].weight.dtype)
         return torch.cat([self.layers(numbers), numbers], dim=-1)
 
 
@@ -175,10 +190,10 @@ class TextEncoder(nn.Module):
     def __init__(self, name: str, spec: ArraySpec, width: int) -> None:
         super().__init__()
         self.name, self.width = name, width
-        self.layers = nn.Sequential(nn.Linear(spec.shape[0], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.layers = _two_dense(spec.shape[0], width)
 
     def forward(self, observations: Observations) -> Tensor:
-        return self.layers(observations[self.name].to(self.layers[0].weight.dtype) / 256)
+        return self.layers(observations[self.name].to(self.layers[0].weight.dtype).div_(256))
 
 
 def _encoders(spec: EnvSpec, sizes: Sizes) -> dict[str, Any]:
@@ -194,6 +209,10 @@ def _encoders(spec: EnvSpec, sizes: Sizes) -> dict[str, Any]:
         else:
             found[name] = (NumberEncoder if array.kind is ArrayKind.NUMBERS else TextEncoder)(name, array, side)
     return {"map_{}x{}".format(*shape): MapEncoder(arrays, sizes) for shape, arrays in maps.items()} | found
+
+
+def _two_dense(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(inplace=True), nn.Linear(width, width), nn.ReLU(inplace=True))
 
 
 def _initialise(module: nn.Module) -> None:

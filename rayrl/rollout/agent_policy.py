@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Protocol
 
 import numpy as np
@@ -38,9 +39,14 @@ class Policy(Protocol):
 class LocalPolicy:
     """The network in this process; new weights are loaded between two steps."""
 
-    def __init__(self, net: AgentNet, device: torch.device | str = "cpu") -> None:
+    def __init__(self, net: AgentNet, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        """``dtype``: of what it acts with, as the learner computes; weights arrive and are proven in float32."""
         self.net, self.version = net.to(device).eval().requires_grad_(False), -1
-        self._device = torch.device(device)
+        self._device, self._acting = torch.device(device), self.net
+        if dtype != torch.float32:
+            self._acting = deepcopy(self.net)
+            for parameter in self._acting.parameters():  # not the buffers: scales of numbers keep their precision
+                parameter.data = parameter.data.to(dtype)
 
     def initial_state(self, envs: int) -> Tensor:
         return self.net.initial_state(envs)
@@ -48,8 +54,8 @@ class LocalPolicy:
     @torch.inference_mode()
     def forward(self, observations: Observations, state: Tensor) -> tuple[FloatArray, Tensor]:
         there = {name: array.to(self._device) for name, array in observations.items()}
-        logprobs, _, after = self.net.step(there, state.to(self._device))
-        return logprobs.cpu().numpy(), after.cpu()
+        logprobs, after = self._acting.act(there, state.to(self._device))
+        return logprobs.cpu().numpy(), after.float().cpu()
 
     def update_weights(self, update: WeightUpdate) -> SyncReport:
         """Loads and proves them. Raises `WeightSyncError`."""
@@ -60,6 +66,9 @@ class LocalPolicy:
         with torch.no_grad():
             for name, tensor in weight_plan.unpack(update.manifest, update.buckets):
                 named[name].copy_(tensor)
+            if self._acting is not self.net:
+                for own, exact in zip(self._acting.parameters(), self.net.parameters(), strict=True):
+                    own.copy_(exact)
         self.version, loaded = update.manifest.version, time.perf_counter() - started
         prove = lambda ids: canary_logprobs(self.net, ids, self._device)
         return canary_report(update, prove, paused_s=loaded, load_s=loaded)

@@ -99,6 +99,24 @@ def test_progress_is_seen_and_its_absence_too(make, service, pool):
     assert waiting.result(timeout=5) > seen
 
 
+def test_one_call_admits_and_samples_and_tells_how_things_stand(make, service, pool):
+    buffer = service()
+    first = buffer.gather(make.tasks(0, 1, 2, 3), 0, 0, 2, 0.0)
+    assert first.batch is None and first.outstanding == buffer.outstanding() and first.outstanding["queued"] == 4
+    waiting = pool.submit(buffer.gather, [], 0, 0, 2, 30.0)
+    ordinals = [task.prompt.ordinal for task in buffer.lease_prompts("w", 0, 2, 0.0)]
+    buffer.put_groups("w", [make.group(ordinal) for ordinal in ordinals])
+    buffer.lease_unscored("s", "verifiers", 2, 0.0)
+    buffer.put_rewards("s", {ordinal: make.records(0.0, 1.0) for ordinal in ordinals})
+    found = waiting.result(timeout=5)
+    assert found.batch.ordinals == ordinals and found.batch == buffer.sample(0, 0, 2, 0.0)
+    assert found.outstanding["leased"] == 2 and found.progress > first.progress
+    left = buffer.confirm_trained(0, ordinals)
+    assert left == buffer.outstanding() and left["live"] == 2
+    with pytest.raises(ValueError):
+        buffer.gather(make.tasks(0), 1, 1, 2, 0.0)  # admitted before
+
+
 def test_payloads_are_adopted_once_each_and_released_when_terminal(make, service):
     adopted = []
 

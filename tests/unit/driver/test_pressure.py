@@ -10,7 +10,7 @@ from rayrl.buffer.service import BufferService
 from rayrl.collecting import Collector
 from rayrl.config.schema import BatchConfig, BufferConfig, Config
 from rayrl.pressure import Pressure
-from rayrl.types import Prompt, PromptTask, SamplingParams
+from rayrl.types import Gathering, Prompt, PromptTask, SamplingParams
 
 
 def test_pressure_begins_at_80_and_ends_below_70_percent_and_each_change_is_said_once():
@@ -37,18 +37,19 @@ def test_under_pressure_only_the_next_batch_is_admitted():
 
     pressed = [True]
     collector = Collector(config, SimpleNamespace(buffer=buffer), SimpleNamespace(take=take, position=0), lambda: pressed[0])
-    collector._admit(buffer.outstanding(), 100)
-    collector._admit(buffer.outstanding(), 100)
+    admit = lambda: buffer.admit(collector._due(buffer.outstanding(), 100))
+    admit()
+    admit()
     assert taken == [4]
     pressed[0] = False
-    collector._admit(buffer.outstanding(), 100)
+    admit()
     assert taken == [4, 12]
 
 
 def test_who_came_or_left_is_looked_for_also_when_batches_are_always_ready():
     batch = SimpleNamespace(groups=[])
     outstanding = dict.fromkeys(("live", "queued", "in_flight", "unscored", "parked", "ready"), 4)
-    buffer = SimpleNamespace(outstanding=lambda: outstanding, sample=lambda *args, wait_s: batch)
+    buffer = SimpleNamespace(outstanding=lambda: outstanding, gather=lambda *args, wait_s: Gathering(batch, outstanding, 0))
     looks = []
     roles = SimpleNamespace(buffer=buffer, reference=SimpleNamespace(size=0), check=lambda: looks.append(1))
     collector = Collector(Config(batch=BatchConfig(4, 2), buffer=BufferConfig(max_staleness=0)), roles, SimpleNamespace(position=0))

@@ -10,7 +10,9 @@ from rayrl.annotations import LabelSnapshot
 from rayrl.config.loading import load
 from rayrl.data.fragment_arrow import decode
 from rayrl.errors import WeightSyncError
+from rayrl.learner.agent_trainer import AgentTrainer
 from rayrl.learner.intrinsic import Cosine, Nothing, Retrieval
+from rayrl.rollout.agent_policy import LocalPolicy
 
 
 def weights(learning) -> dict[str, torch.Tensor]:
@@ -72,6 +74,21 @@ def test_on_policy_it_makes_no_difference_what_ratios_are_clipped_around():
     assert all(torch.allclose(mine[k], other[k], atol=1e-5) for k in mine)
 
 
+def test_what_the_old_weights_said_is_asked_for_only_where_something_is_clipped_around_it(monkeypatch):
+    asked = []
+    before = AgentTrainer._before
+    monkeypatch.setattr(AgentTrainer, "_before", lambda trainer, part: asked.append(1) or before(trainer, part))
+    playing, found = sampler(config()), []
+    played = batch(0, [playing.collect(i) for i in range(2)])
+    for clip in ("0", "1e9"):  # never reached
+        made = config("learner.minibatches=2", "agent.clip_around=behavior", f"agent.value_clip={clip}")
+        learning = learner(made)
+        learning.step(played, None)
+        found.append(weights(learning))
+        assert len(asked) == (0 if clip == "0" else 2)
+    assert same(*found)
+
+
 def test_around_the_proximal_policy_an_old_action_counts_by_its_truncated_weight():
     generator = torch.Generator().manual_seed(0)
     acted, before, now = (torch.randn(4, 3, generator=generator) * 0.3 for _ in range(3))
@@ -114,6 +131,24 @@ def test_weights_that_do_not_fit_are_refused_and_right_ones_are_proven():
     assert update(learning, playing, 1).canary_gap < 1e-6
     with pytest.raises(WeightSyncError, match="does not fit"):
         update(learner(config("agent.network.hidden=32")), playing, 2)
+
+
+def test_a_policy_that_acts_in_bfloat16_follows_exact_weights_and_proves_those():
+    made = config()
+    exact, rounded = sampler(made), sampler(made)
+    net = rounded._engine.policy.net
+    rounded._engine.policy = LocalPolicy(net, dtype=torch.bfloat16)
+    learning = learner(made)
+    for version in (0, 1):  # also the second update reaches what it acts with
+        for one in (exact, rounded):
+            report = update(learning, one, version)
+            assert report.version == version and report.canary_gap < 1e-6
+        present, state = exact._present(), torch.rand_like(exact._state)
+        (near, after), (found, found_after) = (one._engine.policy.forward(present, state) for one in (exact, rounded))
+        assert found.dtype == near.dtype == np.float32 and found_after.dtype == after.dtype == torch.float32
+        np.testing.assert_allclose(found, near, atol=0.02)
+        assert 0 < (found_after - after).abs().max() < 0.02
+        learning.step(batch(version, [exact.collect(i) for i in range(2)]), None)
 
 
 def test_weights_that_arrive_within_a_fragment_are_told_by_its_spans():

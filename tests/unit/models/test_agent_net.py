@@ -51,6 +51,13 @@ def test_a_fragment_is_its_steps_one_after_another(spec):
     assert values.shape == (steps, envs, 2) and logprobs.exp().sum(-1).allclose(torch.ones(steps, envs))
 
 
+def test_acting_is_a_step_without_its_values():
+    net, seen = build(), observe(NETHACK, 5)
+    state = torch.randn(5, net.hidden)
+    logprobs, _, after = net.step(seen, state)
+    assert all(torch.equal(a, b) for a, b in zip(net.act(seen, state), (logprobs, after), strict=True))
+
+
 @pytest.mark.parametrize("spec", [NETHACK, ROOMS], ids=["nethack", "rooms"])
 def test_every_array_reaches_the_policy_and_every_parameter_learns(spec):
     net, seen = build(spec), observe(spec, 3, 2)
