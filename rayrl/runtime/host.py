@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import signal
 import socket
 import sys
@@ -32,6 +33,10 @@ from rayrl.runtime.store import RayStore
 from rayrl.telemetry.spans import Span, SpanRecorder
 
 _HOUR_S = 3600.0
+_LOOKED_BACK, _MOST_CAUSES = 500, 3
+"""Lines of a log in which the errors before its end are looked for, and how many of them are shown."""
+_CHILD_ERROR = re.compile(r"(?:\([^)]*\)\s+)?(?:ERROR [^\]]*\]\s+)?[\w.]*(?:Error|Exception): ")
+"""The last line of a traceback, also with what vLLM puts before the lines of its own processes."""
 _ENDLESS = frozenset({"run"})
 """Methods that are no piece of work."""
 _CONTROL = "control"
@@ -253,12 +258,16 @@ class LastingHandle(RayHandle):
 
 
 def last_lines(log_path: str, count: int = 12) -> str:
-    """The end of a role's log, for the message of a failure."""
+    """The end of a role's log, for the message of a failure; before it, the errors of processes that the role started: "see above" is
+    all that the role itself may have said."""
     try:
-        lines = Path(log_path).read_text(errors="replace").splitlines()[-count:]
+        lines = Path(log_path).read_text(errors="replace").splitlines()[-_LOOKED_BACK:]
     except OSError:
         return f"no log at {log_path}"
-    return f"last lines of {log_path}:\n" + "\n".join(f"    {line[:300]}" for line in lines)
+    shown = [line[:300] for line in lines[-count:]]
+    causes = list(dict.fromkeys(line[:300] for line in lines[:-count] if _CHILD_ERROR.match(line)))[-_MOST_CAUSES:]
+    before = "errors before:\n" + "".join(f"    {line}\n" for line in causes) if causes else ""
+    return f"{before}last lines of {log_path}:\n" + "\n".join(f"    {line}" for line in shown)
 
 
 def _cause(error: RayTaskError, role: str, log_path: str) -> Exception:

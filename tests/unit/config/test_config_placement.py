@@ -115,8 +115,17 @@ def test_declared_resources_win_over_the_machine_at_hand():
     assert without_gpus.gpus == 0
 
 
-def test_games_stay_on_cores_while_the_learner_and_the_policy_of_all_games_share_a_gpu():
+def test_games_and_policies_stay_on_cores_while_the_learner_has_the_gpu_and_there_is_a_ticket_for_each():
     made = load("oni_nethack", profile="gpu_agent").config
+    roles = by_name(made, 16, 1.0)
+    assert [(roles[name].count, roles[name].gpus) for name in ("rollout", "learner")] == [(made.agent.workers, 0.0), (1, 1.0)]
+    assert made.batch.groups_per_step * (made.buffer.max_staleness + 1) > made.agent.workers
+
+
+def test_games_stay_on_cores_while_the_learner_and_the_policy_of_all_games_share_a_gpu():
+    made = load(
+        "oni_nethack", ["agent.inference={actors: 1, gpus: 0.5}", "placement.learner_gpus_per_rank=0.5"], profile="gpu_agent"
+    ).config
     roles = by_name(made, 16, 1.0)
     assert (roles["rollout"].count, roles["rollout"].gpus) == (made.agent.workers, 0.0)
     assert (roles["inference"].gpus, roles["learner"].gpus) == (0.5, 0.5)
