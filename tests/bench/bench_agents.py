@@ -3,6 +3,8 @@
     python tests/bench/bench_agents.py                                        # both networks, against the recurrent PPO loop
     python tests/bench/bench_agents.py --peers ppo_loop sample_factory rllib  # the others get virtual environments of their own
     python tests/bench/bench_agents.py --sizes small --seconds 30             # shorter
+    python tests/bench/bench_agents.py --seconds 30 batch.groups_per_step=4 learner.minibatches=4 agent.value_clip=0
+                                       # four such updates between two hand-overs of weights
 
 All train the same network on the same observations with 1,024 frames an update; see agents_peers/. The sides run one after the other,
 as often as --repeats says, and medians are compared. What happens before the first 20 seconds of training is not counted.
