@@ -307,7 +307,7 @@ class Gathering(NamedTuple):
     outstanding: Mapping[str, int]
     """See `BufferCore.outstanding`."""
     progress: int
-    """See `BufferService.wait_for_progress`."""
+    """Grows with every result, reward, drop, failure and confirmation: the same again means that nothing happened."""
 
 
 @dataclass(frozen=True, slots=True)

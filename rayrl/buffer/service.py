@@ -229,15 +229,6 @@ class BufferService:
         with self._changed:
             return self._core.stats() | {"memory/buffer_bytes": float(resident_bytes())}
 
-    def wait_for_progress(self, seen: int, wait_s: float) -> int:
-        """A number that grows with every result, reward, drop, failure and confirmation; returns as soon as it differs from ``seen``.
-
-        Call with the last answer (first with -1): an unchanged answer means that nothing happened for ``wait_s``.
-        """
-        self._poll(wait_s, lambda: self._progress != seen)
-        with self._changed:
-            return self._progress
-
     def snapshot(self) -> dict[str, Any]:
         """See `snapshot.take`. The groups held at this moment can be written for a while: ``capture`` names them for `write_held`."""
         with self._changed:

@@ -143,6 +143,8 @@ def test_a_policy_that_acts_in_bfloat16_follows_exact_weights_and_proves_those()
         for one in (exact, rounded):
             report = update(learning, one, version)
             assert report.version == version and report.canary_gap < 1e-6
+        sent, acting = weights(learning).values(), rounded._engine.policy._acting.parameters()
+        assert all(torch.equal(a, b.bfloat16()) for a, b in zip(acting, sent, strict=True))
         present, state = exact._present(), torch.rand_like(exact._state)
         (near, after), (found, found_after) = (one._engine.policy.forward(present, state) for one in (exact, rounded))
         assert found.dtype == near.dtype == np.float32 and found_after.dtype == after.dtype == torch.float32
