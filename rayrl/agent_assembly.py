@@ -68,7 +68,12 @@ def build_env_worker(
         step = partial(inference[index % len(inference)].submit, "step")
         policy = RemotePolicy(step, Sizes.of(agent.network).hidden, config.deadlines.call_s)
     else:
-        policy = LocalPolicy(_net(config), dtype=_acting_dtype(config))
+        compiled = None
+        if agent.compile:
+            from rayrl.models.agent_compiled import CompiledAct
+
+            compiled = partial(CompiledAct, envs=agent.envs_per_worker, within_s=config.deadlines.start_s)
+        policy = LocalPolicy(_net(config), dtype=_acting_dtype(config), compiled=compiled)
     return EnvWorker(
         name,
         index,

@@ -172,7 +172,7 @@ def _package_findings(broken: Mapping[str, str]) -> Iterator[Finding]:
 
 def _tool_findings(learner: str | None) -> Iterator[Finding]:
     compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    need = "DeepSpeed builds a small C++ op at first use: install g++, or train with learner.backend=torch"
+    need = "DeepSpeed and agent.compile build C++ at first use: install g++, or train with learner.backend=torch and agent.compile=false"
     yield Finding(
         "C++ compiler", OK if compiler else NOTE if learner != "deepspeed" else MISSING, compiler or "none", "" if compiler else need
     )

@@ -352,6 +352,9 @@ class AgentConfig:
     """Env workers: one process each, one compute thread, with a copy of the policy unless `inference` computes it."""
     envs_per_worker: int = 16
     """Environments that one worker steps side by side."""
+    compile: bool = False
+    """An env worker that computes the policy itself does it by a compiled library of the network: made once per machine by a C++
+    compiler (10 to 20 s), kept in ~/.cache/rayrl."""
     fragment_length: int = 32
     """Steps of each environment in one fragment: the unit that is trained on, and the length of backpropagation through time."""
     credit: str = "vtrace"

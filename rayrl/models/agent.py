@@ -142,14 +142,14 @@ class MapEncoder(nn.Module):
         return cells
 
     def _embed_jointly(self, maps: list[Tensor]) -> Tensor:
-        """The same by one look-up in a table of all combinations. Its gradient is one sum over the cells for all maps, and that of
-        `Tensor.index_select` takes a third (8 columns) to two thirds (32) of the time that an embedding's takes on a CPU. A category out
-        of range is not noticed here: whoever acted in that cell, without gradient, has raised."""
+        """The same by one look-up in a table of all combinations. Its gradient is one sum over the cells for all maps, and that of a
+        `Tensor.gather` by rows takes an eighth (32 columns) to a tenth (8) of the time that the embeddings' take on a CPU."""
         ids, table = maps[0], self.embeddings[self.names[0]].weight
         for name, more in zip(self.names[1:], maps[1:], strict=True):
             weight = self.embeddings[name].weight
             ids, table = ids * len(weight) + more, (table.unsqueeze(1) + weight).flatten(0, 1)
-        return table.index_select(0, ids.flatten()).view(*ids.shape, -1)
+        rows = ids.flatten().long().unsqueeze(1).expand(-1, table.shape[1])
+        return table.gather(0, rows).view(*ids.shape, -1)
 
 
 class CategoryEncoder(nn.Module):

@@ -15,13 +15,13 @@ from rayrl.types import FloatArray, IntArray
 _ENVS = 8
 
 
-def canary_observations(spec: EnvSpec, ids: IntArray) -> dict[str, np.ndarray]:
-    """[8, *shape] per array: categories and characters of any value, small numbers."""
+def canary_observations(spec: EnvSpec, ids: IntArray, envs: int = _ENVS) -> dict[str, np.ndarray]:
+    """[envs, *shape] per array: categories and characters of any value, small numbers."""
     rng = np.random.default_rng(np.asarray(ids, dtype=np.uint32))
     found = {}
     for name, array in sorted(spec.observations.items()):
         high = 100 if array.kind is ArrayKind.NUMBERS else array.categories
-        found[name] = rng.integers(0, high, (_ENVS, *array.shape)).astype(array.dtype)
+        found[name] = rng.integers(0, high, (envs, *array.shape)).astype(array.dtype)
     return found
 
 

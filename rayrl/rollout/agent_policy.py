@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rayrl.models.agent import AgentNet, Observations
 from rayrl.models.agent_canary import canary_logprobs
+from rayrl.models.agent_compiled import CompiledAct
 from rayrl.rollout.canary import canary_report
 from rayrl.rollout.lanes import patiently
 from rayrl.rollout.sightings import Later
@@ -39,20 +40,31 @@ class Policy(Protocol):
 class LocalPolicy:
     """The network in this process; new weights are loaded between two steps."""
 
-    def __init__(self, net: AgentNet, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        """``dtype``: of what it acts with, as the learner computes; weights arrive and are proven in float32."""
+    def __init__(
+        self,
+        net: AgentNet,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compiled: Callable[[AgentNet], CompiledAct] | None = None,
+    ) -> None:
+        """``dtype``: of what it acts with, as the learner computes; weights arrive and are proven in float32. ``compiled`` makes what acts
+        for one number of environments, on the CPU, of the network in ``dtype``; for any other number the network itself does."""
         self.net, self.version = net.to(device).eval().requires_grad_(False), -1
         self._device, self._acting = torch.device(device), self.net
         if dtype != torch.float32:
             self._acting = deepcopy(self.net)
             for parameter in self._acting.parameters():  # not the buffers: scales of numbers keep their precision
                 parameter.data = parameter.data.to(dtype)
+        self._compiled = compiled(self._acting) if compiled else None
 
     def initial_state(self, envs: int) -> Tensor:
         return self.net.initial_state(envs)
 
     @torch.inference_mode()
     def forward(self, observations: Observations, state: Tensor) -> tuple[FloatArray, Tensor]:
+        if self._compiled and len(state) == self._compiled.envs:
+            logprobs, after = self._compiled(observations, state)
+            return logprobs.numpy(), after.float()
         there = {name: array.to(self._device) for name, array in observations.items()}
         logprobs, after = self._acting.act(there, state.to(self._device))
         return logprobs.cpu().numpy(), after.float().cpu()
