@@ -74,6 +74,10 @@ class EnvSpec:
         """Zeroed arrays of shape ``[*leading, *spec.shape]``, one per name."""
         return {name: np.zeros((*leading, *spec.shape), spec.dtype) for name, spec in self.observations.items()}
 
+    def empty(self, *leading: int) -> dict[str, NDArray[Any]]:
+        """The same, with whatever was there: for whoever writes all of it."""
+        return {name: np.empty((*leading, *spec.shape), spec.dtype) for name, spec in self.observations.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:

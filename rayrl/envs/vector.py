@@ -39,7 +39,8 @@ class VectorSampler:
         self.message_count: IntArray = np.zeros(num_envs, np.int32)
         """int32[K], sightings in the running episode, this one included."""
         self._rows = self.spec.zeros(num_envs)
-        self._copies = [self._rows_of(k) for k in range(num_envs)]
+        together = getattr(self._envs[0], "together", None)
+        self._look: Callable[[], None] | None = together(self._envs, self._rows) if together else None
         self._counts: list[dict[int, int]] = [{} for _ in range(num_envs)]
         self._texts = NewTexts()
         self._episode = [-1] * num_envs
@@ -53,6 +54,8 @@ class VectorSampler:
         """Starts a new episode in every environment; running ones are dropped without a record."""
         for k in range(self.num_envs):
             self._start(k)
+        if self._look:
+            self._look()
 
     def observations(self) -> dict[str, NDArray[Any]]:
         """The present observations, ``[K, *shape]`` per name. Views: the next step overwrites them."""
@@ -77,9 +80,11 @@ class VectorSampler:
                 ended[k] = True
             else:
                 cut[k] = True
-                last[k] = {name: np.array(observation[name], spec.dtype) for name, spec in self.spec.observations.items()}
+                last[k] = self._copy(k, observation)
             episodes.append(self._record(k, "terminated" if terminated else "truncated", info))
             self._start(k)
+        if self._look:
+            self._look()
         result = StepResult(np.array(rewards, np.float32), np.array(ended), np.array(cut), last, tuple(episodes))
         if not np.isfinite(result.rewards).all():
             raise ValueError(f"{type(self._envs[0]).__name__} gave a reward that is not finite: {rewards}")
@@ -114,6 +119,8 @@ class VectorSampler:
                 self._length[k] += 1
                 self._taken[k].append(action)
                 self._show(k, observation)
+        if self._look:
+            self._look()
 
     def frame(self) -> dict[str, NDArray[Any]]:
         """The first environment's screen (``tty_chars`` uint8, ``tty_colors`` int8), where it has one. Buffers."""
@@ -123,15 +130,6 @@ class VectorSampler:
     def close(self) -> None:
         for env in self._envs:
             env.close()
-
-    def _rows_of(self, k: int) -> list[tuple[str, NDArray[Any]]]:
-        """Where environment k's observation goes: nothing to copy where it writes there by itself (``bind``)."""
-        rows = {name: array[k] for name, array in self._rows.items()}
-        bind = getattr(self._envs[k], "bind", None)
-        if bind is None:
-            return list(rows.items())
-        bind(rows)
-        return []
 
     def _start(self, k: int) -> None:
         """Every episode has a seed of its own, derived from the sampler's seed, the environment's index and the episode's number."""
@@ -145,8 +143,9 @@ class VectorSampler:
         self._show(k, observation)
 
     def _show(self, k: int, observation: Observation) -> None:
-        for name, row in self._copies[k]:
-            row[...] = observation[name]
+        if not self._look:
+            for name, rows in self._rows.items():
+                rows[k] = observation[name]
         message = self._envs[k].message(observation)
         key = exact = message_hash(message)
         counts = self._counts[k]
@@ -158,6 +157,12 @@ class VectorSampler:
             self._texts.see(key, message)
         self.message_hash[k] = key
         self.message_count[k] = count
+
+    def _copy(self, k: int, observation: Observation) -> Observation:
+        if self._look:
+            self._look()
+            observation = {name: rows[k] for name, rows in self._rows.items()}
+        return {name: np.array(observation[name], spec.dtype) for name, spec in self.spec.observations.items()}
 
     def _record(self, k: int, end: str, info: dict[str, Any]) -> EpisodeRecord:
         sums = {str(name): float(value) for name, value in info.get("episode_sums", {}).items()}

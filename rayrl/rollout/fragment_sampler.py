@@ -33,7 +33,7 @@ class FragmentSampler:
         """The next T steps of every environment, as the answer to ticket ``ordinal``. ``between`` is called before each step; it may
         load other weights, which the fragment's spans then say."""
         sampler, steps, envs = self._sampler, self._steps, self._sampler.num_envs
-        rows = sampler.spec.zeros(steps + 1, envs)
+        rows = sampler.spec.empty(steps + 1, envs)
         actions = np.zeros((steps, envs), np.int16)
         logprobs, rewards = np.zeros((steps, envs), np.float32), np.zeros((steps, envs), np.float32)
         terminated, truncated = np.zeros((steps, envs), np.bool_), np.zeros((steps, envs), np.bool_)
@@ -122,7 +122,7 @@ class FragmentSampler:
         return {name: torch.from_numpy(array) for name, array in self._sampler.observations().items()}
 
     def _stacked(self, observations: list[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-        arrays = self._sampler.spec.zeros(len(observations))
+        arrays = self._sampler.spec.empty(len(observations))
         for name, array in arrays.items():
             for row, observation in zip(array, observations, strict=True):
                 row[...] = observation[name]

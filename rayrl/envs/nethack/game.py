@@ -38,11 +38,15 @@ class Game:
         # The phase of the moon is the seed's, not the calendar's: it changes luck, and so the episode.
         self._owner = nethack.Nethack((), f"Agent-{character}", ttyrec=None, wizard=wizard, fix_moon_phase=True)
         self._engine = self._owner._pynethack  # the owner adds a tuple and a second call to every step
-        self._engine.set_buffers(**view.buffers)
         self.view = view
+        self.use_buffers()
         self.kills = 0
         self.message = self.kept = b""
         """What the agent reads: the last message, or the one that was kept (then both are the same)."""
+
+    def use_buffers(self) -> None:
+        """Those that the view has now."""
+        self._engine.set_buffers(**self.view.buffers)
 
     def reset(self, core: int, display: int) -> None:
         """A new game; equal seeds and keys give equal games. Raises `RuntimeError` when the game does not get going."""

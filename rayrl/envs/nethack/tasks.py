@@ -15,6 +15,7 @@ highest, tiles_seen over all levels visited, kills.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from rayrl.agent_types import ArrayKind, EnvSpec
 from rayrl.envs.nethack import view
 from rayrl.envs.nethack.game import DESCENDED, Game
-from rayrl.envs.nethack.view import View
+from rayrl.envs.nethack.view import View, Views
 
 SUCCESS_REWARD = 50.0
 ORACLE_GLYPH = 270
@@ -74,6 +75,8 @@ class NetHack(gym.Env[dict[str, NDArray[Any]], Any]):
         self.game = Game(self.view, character, wizard=wizard)
         self._score = self._time = 0
         self._success = False
+        self._looks = True
+        """Whether a step refreshes this environment's own observation."""
         self._begin()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -83,7 +86,8 @@ class NetHack(gym.Env[dict[str, NDArray[Any]], Any]):
         self.game.reset(core, display)
         self._begin()
         self._notice()
-        self.view.look()
+        if self._looks:
+            self.view.look()
         return self.view.observation, {}
 
     def step(self, action: int) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
@@ -97,14 +101,20 @@ class NetHack(gym.Env[dict[str, NDArray[Any]], Any]):
             if not self._success and self.succeeded():
                 self._success, reward = True, SUCCESS_REWARD
                 over = not self._continual
-        self.view.look(game.kept)
+        if self._looks:
+            self.view.look(game.kept)
         late = self._steps >= self._max_steps and not over
         self._score, self._time = stats[view.SCORE], stats[view.TIME]
         return self.view.observation, reward, over, late, self._ending(late) if over or late else {}
 
-    def bind(self, observation: dict[str, NDArray[Any]]) -> None:
-        """From now on observations are written into these arrays."""
-        self.view.bind(observation)
+    @staticmethod
+    def together(envs: Sequence[NetHack], observations: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """See `protocols.AgentEnv`."""
+        views = Views([env.view for env in envs], observations)
+        for env in envs:
+            env.game.use_buffers()
+            env._looks = False
+        return lambda: views.look([env.game.kept for env in envs])
 
     def message(self, observation: Any) -> bytes:
         return self.game.message

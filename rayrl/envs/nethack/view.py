@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,13 @@ OBSERVATIONS = {
 """The hero stands at row 6, column 6 of ``chars`` and ``colors``; ``stats`` are nle's blstats."""
 
 
-def _crops() -> NDArray[np.intp]:
-    """intp[ROWS*COLUMNS, CROP, CROP]: for every position of the hero the positions seen, ROWS*COLUMNS meaning outside the map."""
+def _crops() -> NDArray[np.int16]:
+    """int16[ROWS*COLUMNS, CROP, CROP]: for every position of the hero the positions seen, ROWS*COLUMNS meaning outside the map."""
     rows = np.arange(ROWS)[:, None] + np.arange(CROP) - CROP // 2
     columns = np.arange(COLUMNS)[:, None] + np.arange(CROP) - CROP // 2
     row, column = rows[:, None, :, None], columns[None, :, None, :]
     inside = (row >= 0) & (row < ROWS) & (column >= 0) & (column < COLUMNS)
-    return np.where(inside, row * COLUMNS + column, ROWS * COLUMNS).reshape(-1, CROP, CROP)
+    return np.where(inside, row * COLUMNS + column, ROWS * COLUMNS).reshape(-1, CROP, CROP).astype(np.int16)
 
 
 _CROPS = _crops()
@@ -60,30 +61,29 @@ class View:
 
     def __init__(self, *, glyphs: bool = False, terminal: bool = False) -> None:
         """``glyphs`` and ``terminal`` add the whole map of glyphs and the 24 x 80 terminal, for tasks and recordings that need them."""
-        cells = ROWS * COLUMNS
-        self._chars, self._colors = np.full(cells + 1, OUTSIDE, np.uint8), np.full(cells + 1, OUTSIDE, np.uint8)
-        self.buffers: dict[str, NDArray[Any]] = {
-            "chars": self._chars[:cells].reshape(ROWS, COLUMNS),
-            "colors": self._colors[:cells].reshape(ROWS, COLUMNS),
-            "blstats": np.zeros(STATS, np.int64),
-            "message": np.zeros(MESSAGE, np.uint8),
-            "internal": np.zeros(9, np.int32),
-        }
+        self.buffers: dict[str, NDArray[Any]] = {"internal": np.zeros(9, np.int32)}
         if glyphs:
             self.buffers["glyphs"] = np.zeros((ROWS, COLUMNS), np.int16)
         if terminal:
             self.buffers["tty_chars"] = np.zeros((24, 80), np.uint8)
             self.buffers["tty_colors"] = np.zeros((24, 80), np.int8)
             self.buffers["tty_cursor"] = np.zeros(2, np.uint8)
-        self.stats = self.buffers["blstats"].data
-        """The status line, read without making numpy scalars."""
         self.pending = self.buffers["internal"].data
         """What the game waits for: 1 a yes/no or one key, 2 a line of text, 3 a space after --More-- or a menu."""
-        self._map, self._message, self._blstats = self._chars[:cells], self.buffers["message"], self.buffers["blstats"]
+        self.fill(*(array[0] for array in _storage(1)))
         self.bind({name: np.zeros(spec.shape, spec.dtype) for name, spec in OBSERVATIONS.items()})
 
+    def fill(self, chars: NDArray[np.uint8], colors: NDArray[np.uint8], stats: NDArray[np.int64], message: NDArray[np.uint8]) -> None:
+        """Takes these for `buffers`: a row each of `_storage`."""
+        self._chars, self._colors, self._blstats, self._message = chars, colors, stats, message
+        self._map = chars[:-1]
+        self.stats = stats.data
+        """The status line, read without making numpy scalars."""
+        maps = {"chars": self._map.reshape(ROWS, COLUMNS), "colors": colors[:-1].reshape(ROWS, COLUMNS)}
+        self.buffers |= maps | {"blstats": stats, "message": message}
+
     def bind(self, observation: dict[str, NDArray[Any]]) -> None:
-        """Makes `look` write into these arrays: rows of a batch, so that nobody has to copy them there."""
+        """Makes `look` write into these arrays."""
         self.observation = observation
         self._out_chars, self._out_colors = observation["chars"], observation["colors"]
         self._out_stats, self._out_message = observation["stats"], observation["message"]
@@ -99,11 +99,44 @@ class View:
         self._chars.take(crop, out=self._out_chars, mode="clip")
         self._colors.take(crop, out=self._out_colors, mode="clip")
         self._out_stats[...] = self._blstats
-        if kept:
-            self._out_message[...] = np.frombuffer(kept.ljust(MESSAGE, b"\0"), np.uint8)
-        else:
-            self._out_message[...] = self._message
+        self._out_message[...] = _padded(kept) if kept else self._message
 
     def tiles_seen(self) -> int:
         """Squares of the present map that show anything but solid rock."""
         return ROWS * COLUMNS - self._map.tobytes().count(b" ")  # a third of the time that numpy takes for so small an array
+
+
+class Views:
+    """The views of K games, looked at together: after a step of the game numpy's code has left the processor's caches, so that a look at
+    one game costs nearly what one at all of them does."""
+
+    def __init__(self, views: Sequence[View], observations: Mapping[str, NDArray[Any]]) -> None:
+        """Moves the buffers of ``views``: the games must be told. `look` writes into ``observations``, [K, ...] each."""
+        self._chars, self._colors, self._stats, self._messages = storage = _storage(len(views))
+        for k, view in enumerate(views):
+            view.fill(*(array[k] for array in storage))
+        self._out = observations
+        self._first = np.arange(len(views), dtype=np.intp)[:, None, None] * (ROWS * COLUMNS + 1)
+        self._seen = np.zeros((len(views), CROP, CROP), np.intp)
+
+    def look(self, kept: Sequence[bytes]) -> None:
+        """Refreshes the observations; a message of ``kept`` that is not empty replaces the game's."""
+        out, stats = self._out, self._stats
+        np.add(_CROPS[stats[:, Y] * COLUMNS + stats[:, X]], self._first, out=self._seen)
+        self._chars.take(self._seen, out=out["chars"], mode="clip")
+        self._colors.take(self._seen, out=out["colors"], mode="clip")
+        out["stats"][...] = stats
+        out["message"][...] = self._messages
+        for k, text in enumerate(kept):
+            if text:
+                out["message"][k] = _padded(text)
+
+
+def _storage(games: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]:
+    """Characters and colours of whole maps, each with a last cell outside of it, status lines and messages."""
+    maps = [np.full((games, ROWS * COLUMNS + 1), OUTSIDE, np.uint8) for _ in range(2)]
+    return maps[0], maps[1], np.zeros((games, STATS), np.int64), np.zeros((games, MESSAGE), np.uint8)
+
+
+def _padded(text: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(text.ljust(MESSAGE, b"\0"), np.uint8)

@@ -29,7 +29,7 @@ def main() -> None:
     envs = [Score() for _ in range(ENVS)]
     now = {name: np.zeros((ENVS, *spec.shape), spec.dtype) for name, spec in OBSERVATIONS.items()}
     for k, env in enumerate(envs):
-        env.bind({name: array[k] for name, array in now.items()})
+        env.view.bind({name: array[k] for name, array in now.items()})
         env.reset(seed=k)
     seen = {name: torch.from_numpy(np.zeros((ROLLOUT, *array.shape), array.dtype)) for name, array in now.items()}
     shape = (ROLLOUT, ENVS)

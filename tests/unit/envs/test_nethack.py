@@ -265,6 +265,50 @@ def test_the_crop_is_right_in_every_corner():
             np.testing.assert_array_equal(sight.observation[key], crop_of(sight.buffers[key], x, y))
 
 
+def test_views_looked_at_together_are_each_as_looked_at_alone():
+    sights = [view.View() for _ in range(6)]
+    seen = {name: np.full((6, *spec.shape), 99, spec.dtype) for name, spec in view.OBSERVATIONS.items()}
+    together = view.Views(sights, seen)
+    rng = np.random.default_rng(0)
+    for sight, corner in zip(sights, [(0, 0), (78, 0), (0, 20), (78, 20), (40, 10), (5, 15)], strict=True):
+        for buffer in sight.buffers.values():
+            buffer[...] = rng.integers(1, 16, size=buffer.shape)
+        sight.buffers["blstats"][:2] = corner
+    kept = [b"", b"You descend the stairs.", b"", b"", b"x" * view.MESSAGE, b""]
+    together.look(kept)
+    for k, sight in enumerate(sights):
+        sight.look(kept[k])
+        for name, array in seen.items():
+            np.testing.assert_array_equal(array[k], sight.observation[name])
+
+
+def test_games_of_one_sampler_are_seen_as_the_same_games_alone():
+    """Also across the ends of episodes, and the last observation of one that was cut off."""
+    num_envs, make = 3, agent_env_factory("nethack_score", {"max_episode_steps": 40})
+    sampler = VectorSampler(make, num_envs, seed=0)
+    sampler.reset()
+    alone, rng, cut, numbers = [make() for _ in range(num_envs)], np.random.default_rng(0), 0, [0] * num_envs
+    begin = lambda k: alone[k].reset(seed=int(np.random.SeedSequence([0, k, numbers[k]]).generate_state(1, np.uint32)[0]) >> 1)[0]
+    wanted = [begin(k) for k in range(num_envs)]
+    for _ in range(150):
+        for k in range(num_envs):
+            for name, array in sampler.observations().items():
+                np.testing.assert_array_equal(array[k], wanted[k][name])
+        actions = rng.integers(28, size=num_envs)
+        result = sampler.step(actions)
+        for k in range(num_envs):
+            wanted[k], _, terminated, truncated, _ = alone[k].step(int(actions[k]))
+            assert (terminated, truncated) == (result.terminated[k], result.truncated[k])
+            if truncated:
+                cut += 1
+                for name, array in result.last_observations[k].items():
+                    np.testing.assert_array_equal(array, wanted[k][name])
+            if terminated or truncated:
+                numbers[k] += 1
+                wanted[k] = begin(k)
+    assert cut >= 6
+
+
 def test_eight_interleaved_games_count_messages_as_each_would_alone():
     """Criterion: exactly the per-environment counts over 20k steps, across episodes."""
     num_envs, steps = 8, 2500
