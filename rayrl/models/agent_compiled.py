@@ -57,10 +57,10 @@ class CompiledAct:
                 raise EnvironmentMissing(
                     f"agent.compile: {file} cannot be loaded: {e}", f"start again: it is made anew; or {_REMEDY}"
                 ) from e
+            _remove_unpacked()
         own = dict(net.named_parameters(prefix="net")) | dict(net.named_buffers(prefix="net"))
         weights = {name: own[name] for name in self._model.get_constant_fqns()}
         self._model.load_constants(weights, check_full_update=True, user_managed=True)
-        _remove_unpacked()
         self._run = self._model.loader.run
         self._prove()
 
