@@ -45,13 +45,13 @@ class CompiledAct:
         ``envs`` is K; ``within_s`` limits the wait for another process that compiles the same. Raises `EnvironmentMissing` where it
         cannot be compiled or computes something else, `DeadlineExceeded`.
         """
-        from torch._inductor import aoti_load_package  # a second and 140 MB, for those who use it
+        from torch._inductor.package import load_package  # seconds and 140 MB, for those who use it; not while others wait for the lock
 
         self.envs, self._net = envs, net
         self._names = tuple(net.spec.observations)
         with _library(net, envs, within_s) as file:
             try:
-                self._model = aoti_load_package(str(file), run_single_threaded=True)
+                self._model = load_package(str(file), run_single_threaded=True)
             except RuntimeError as e:
                 file.unlink()
                 raise EnvironmentMissing(
