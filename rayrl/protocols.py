@@ -155,8 +155,8 @@ class AgentEnv(Protocol):
 
     A time limit is ``truncated``, never ``terminated``. Equal seeds and actions give equal episodes. At the last step of an episode
     ``info`` may hold ``end_reason`` (a word) and ``episode_sums`` (name -> number). Arrays of an observation may be buffers that the
-    next call overwrites. An environment may also have ``together(envs, arrays)``: a function that writes the present observations of
-    several of its kind into arrays [K, ...]; what `step` and `reset` return of them is stale from then on.
+    next call overwrites. An environment may also have ``together(envs, arrays)``, which returns a function that writes the present
+    observations of several of its kind into arrays [K, ...]; what `step` and `reset` return of them is stale from then on.
     """
 
     @property
